@@ -1,0 +1,94 @@
+"""Reinforcement learning you can see.
+
+``import rlbook`` costs nothing: a name is loaded from its package when it is first used, and ``rlbook.envs``, ``rlbook.losses``
+and the other packages are there without an import of their own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "collectors": ("Collector",),
+    "course": ("check",),
+    "envs": ("CartPole", "Env", "GridWorld", "GymEnv", "Pendulum", "check_env"),
+    "estimators": ("GAE",),
+    "losses": ("PPOLoss", "compile_update"),
+    "modules": ("MLP", "Actor", "ValueHead"),
+    "replay": ("minibatches",),
+    "seeding": ("seed_everything",),
+    "transforms": (
+        "Compose",
+        "ObservationNorm",
+        "RenameKeys",
+        "RewardSum",
+        "StepCounter",
+        "Transform",
+        "TransformedEnv",
+        "VecNorm",
+    ),
+    "widgets": ("Dashboard", "EnvViewer", "LivePlot", "Quiz", "Run", "show"),
+}
+_PACKAGES = {*_NAMES, "distributions", "errors", "functional", "interop", "keys", "recipes", "specs", "trainers", "typing"}
+_HOME = {name: package for package, names in _NAMES.items() for name in names}
+
+__all__ = sorted(["__version__", *_PACKAGES, *_HOME])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a package, or a name from its package, at its first use (PEP 562)."""
+    if name in _PACKAGES:
+        return import_module(f"rlbook.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'rlbook' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"rlbook.{_HOME[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from rlbook import distributions as distributions
+    from rlbook import errors as errors
+    from rlbook import functional as functional
+    from rlbook import interop as interop
+    from rlbook import keys as keys
+    from rlbook import recipes as recipes
+    from rlbook import specs as specs
+    from rlbook import trainers as trainers
+    from rlbook import typing as typing
+    from rlbook.collectors import Collector as Collector
+    from rlbook.course import check as check
+    from rlbook.envs import CartPole as CartPole
+    from rlbook.envs import Env as Env
+    from rlbook.envs import GridWorld as GridWorld
+    from rlbook.envs import GymEnv as GymEnv
+    from rlbook.envs import Pendulum as Pendulum
+    from rlbook.envs import check_env as check_env
+    from rlbook.estimators import GAE as GAE
+    from rlbook.losses import PPOLoss as PPOLoss
+    from rlbook.losses import compile_update as compile_update
+    from rlbook.modules import MLP as MLP
+    from rlbook.modules import Actor as Actor
+    from rlbook.modules import ValueHead as ValueHead
+    from rlbook.replay import minibatches as minibatches
+    from rlbook.seeding import seed_everything as seed_everything
+    from rlbook.transforms import Compose as Compose
+    from rlbook.transforms import ObservationNorm as ObservationNorm
+    from rlbook.transforms import RenameKeys as RenameKeys
+    from rlbook.transforms import RewardSum as RewardSum
+    from rlbook.transforms import StepCounter as StepCounter
+    from rlbook.transforms import Transform as Transform
+    from rlbook.transforms import TransformedEnv as TransformedEnv
+    from rlbook.transforms import VecNorm as VecNorm
+    from rlbook.widgets import Dashboard as Dashboard
+    from rlbook.widgets import EnvViewer as EnvViewer
+    from rlbook.widgets import LivePlot as LivePlot
+    from rlbook.widgets import Quiz as Quiz
+    from rlbook.widgets import Run as Run
+    from rlbook.widgets import show as show

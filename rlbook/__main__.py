@@ -1,0 +1,87 @@
+"""The terminal's door: ``python -m rlbook train ppo CartPole-v1 --seed 1``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rlbook.errors import RLBookError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run it; return the exit status."""
+    import torch
+
+    from rlbook.recipes import RECIPES
+
+    parser = argparse.ArgumentParser(prog="python -m rlbook", description="Train an agent and print its score.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a recipe on an environment")
+    recipes = train.add_subparsers(dest="recipe", required=True)
+    for name, (agent, config) in RECIPES.items():
+        recipe = recipes.add_parser(name, help=(agent.__doc__ or "").splitlines()[0])
+        recipe.add_argument("env", nargs="?", default=config.env, help="a Gymnasium id or the name of a native environment")
+        recipe.add_argument("--threads", type=int, default=1, help="threads of torch; small networks are fastest with 1")
+        _add_fields(recipe, config)
+    arguments = vars(parser.parse_args(argv))
+    torch.set_num_threads(arguments.pop("threads"))
+    agent_class, config_class = RECIPES[arguments.pop("recipe")]
+    arguments.pop("command")
+    try:
+        config = config_class(**arguments)
+        agent = agent_class(config)
+        start = time.perf_counter()
+        last = _progress(agent.train(), config.total_frames)
+    except RLBookError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    seconds = time.perf_counter() - start
+    print(
+        f"{config.env}: {last['frames']} frames in {seconds:.1f} s ({last['frames'] / seconds:,.0f} frames/s), seed {config.seed}"
+    )
+    print(f"score: mean return {last['episode_reward']:.1f} over the last 100 training episodes")
+    return 0
+
+
+def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:
+    """Offer every field of a recipe's config as an option."""
+    for field in dataclasses.fields(config):
+        if field.name == "env":
+            continue
+        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        elif isinstance(default, tuple):
+            parser.add_argument(flag, type=type(default[0]), nargs="+", default=default)
+        else:
+            parser.add_argument(
+                flag, type=float if default is None else type(default), default=default, help=f"default {default}"
+            )
+
+
+def _progress(metrics: Iterator[dict[str, float]], total: int) -> dict[str, float]:
+    """Show a bar (a line every ten percent where there is no terminal) and return the last metrics."""
+    last: dict[str, float] = {}
+    tty, width, shown = sys.stderr.isatty(), 30, -1
+    for last in metrics:
+        done = min(1.0, last["frames"] / total)
+        if not tty and int(done * 10) == shown:
+            continue
+        shown = int(done * 10)
+        bar = "#" * round(done * width)
+        line = f"[{bar:<{width}}] {last['frames']:>9,.0f} frames   mean return {last['episode_reward']:7.1f}"
+        print(f"\r{line}" if tty else line, end="" if tty else "\n", file=sys.stderr, flush=True)
+    if tty:
+        print(file=sys.stderr)
+    return last
+
+
+if __name__ == "__main__":
+    sys.exit(main())

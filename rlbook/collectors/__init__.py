@@ -1,0 +1,5 @@
+"""Collectors."""
+
+from rlbook.collectors.collector import Collector
+
+__all__ = ["Collector"]

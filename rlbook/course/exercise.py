@@ -1,0 +1,99 @@
+"""What an exercise is: data. The exercises of a lesson are a list in ``rlbook/course/exercises/LESSON.py``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import torch
+
+from rlbook.errors import ConfigError, explain
+
+Function = Callable[..., Any]
+Arguments = tuple[Any, ...]
+DRAWS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exercise:
+    """A function to write, the right one, and the wrong ones that learners write.
+
+    Example:
+        >>> import torch
+        >>> Exercise(
+        ...     name="double",
+        ...     reference=lambda x: 2 * x,
+        ...     inputs=lambda generator: {"a vector": (torch.rand(3, generator=generator),)},
+        ...     mistakes={"You square instead of doubling.": lambda x: x**2},
+        ...     hints=["Which number do you multiply by?"],
+        ... ).arguments
+        ['x']
+    """
+
+    name: str
+    """What the lesson calls it: ``check("name", ...)``."""
+    reference: Function
+    """The right function; the lesson goes on with it where the learner's is not right. Its outputs are tensors, numbers, or tuples of them."""
+    inputs: Callable[[torch.Generator], Mapping[str, Arguments]]
+    """Draws random arguments, one tuple for each situation to probe: ``{"no episode ends": (...), "an episode terminates": (...)}``."""
+    mistakes: Mapping[str, Function]
+    """What to tell a learner -> the wrong function whose outputs give that mistake away."""
+    hints: Sequence[str] = ()
+    """Shown one after the other, each time the learner asks again."""
+    gradients: bool = False
+    """Compare the gradients of the floating arguments too."""
+    goal: Callable[[Function], str] | None = field(default=None)
+    """For a task with many right answers: returns what is missing, "" when the goal is reached. Outputs are not compared then."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The names of the reference's arguments."""
+        return list(inspect.signature(self.reference).parameters)[: len(next(iter(self.draw(0).values())))]
+
+    @property
+    def call(self) -> str:
+        """How ``check`` calls the learner's function, to be read: ``double(x)``."""
+        return f"{self.name}({', '.join(self.arguments)})"
+
+    def draw(self, seed: int) -> Mapping[str, Arguments]:
+        """Draw arguments, the same for the same seed."""
+        return self.inputs(torch.Generator().manual_seed(seed))
+
+    def cases(self) -> Iterator[tuple[str, Arguments]]:
+        """Yield every situation several times, with other numbers."""
+        for seed in range(DRAWS):
+            yield from self.draw(seed).items()
+
+
+@cache
+def all_exercises() -> dict[str, Exercise]:
+    """Return the exercises of all lessons by name."""
+    from rlbook.course import exercises
+
+    found: dict[str, Exercise] = {}
+    for module in iter_modules(exercises.__path__):
+        for exercise in import_module(f"{exercises.__name__}.{module.name}").EXERCISES:
+            if exercise.name in found:
+                fix = f"Rename the one in {module.name}.py"
+                raise ConfigError(explain("The name of an exercise", "used once", repr(exercise.name), fix))
+            found[exercise.name] = exercise
+    return found
+
+
+def find_exercise(name: str) -> Exercise:
+    """Return the exercise called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest ones.
+    """
+    known = all_exercises()
+    if name not in known:
+        near = get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)
+        raise ConfigError(explain("The name given to check", "that of an exercise", repr(name), f"Did you mean one of: {', '.join(near)}"))
+    return known[name]

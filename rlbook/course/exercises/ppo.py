@@ -1,0 +1,288 @@
+"""Exercises of lesson 12: the pieces of PPO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rlbook.course.exercise import Arguments, Exercise
+from rlbook.functional import generalized_advantage, importance_ratio, normalize, ppo_clip_loss
+
+
+# ---- inputs ----------------------------------------------------------------------------------------------------------------
+def _log_probs(generator: torch.Generator) -> dict[str, Arguments]:
+    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Arguments:
+        return tuple(-torch.rand(*shape, generator=generator, dtype=dtype) - 0.1 for _ in range(2))
+
+    return {"the batch is flat": draw(6), "the batch is [3, 4]": draw(3, 4), "the inputs are float64": draw(5, dtype=torch.float64)}
+
+
+def _ratios(generator: torch.Generator) -> dict[str, Arguments]:
+    def draw(*shape: int, sign: int = 0, dtype: torch.dtype = torch.float32) -> Arguments:
+        ratio = 0.4 + 1.4 * torch.rand(*shape, generator=generator, dtype=dtype)
+        advantage = torch.randn(*shape, generator=generator, dtype=dtype)
+        return ratio, sign * advantage.abs() if sign else advantage, 0.2
+
+    return {
+        "all advantages are positive": draw(8, sign=1),
+        "all advantages are negative": draw(8, sign=-1),
+        "the batch is [3, 4]": draw(3, 4),
+        "the inputs are float64": draw(6, dtype=torch.float64),
+    }
+
+
+def _rollouts(generator: torch.Generator) -> dict[str, Arguments]:
+    def draw(*shape: int, terminates: bool = False, times_out: bool = False, dtype: torch.dtype = torch.float32) -> Arguments:
+        reward, value, next_value = (torch.randn(*shape, generator=generator, dtype=dtype) for _ in range(3))
+        terminated, truncated = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
+        terminated[..., 1], truncated[..., 3] = terminates, times_out
+        return reward, value, next_value, terminated, terminated | truncated, 0.9, 0.8
+
+    return {
+        "no episode ends": draw(6),
+        "an episode terminates": draw(6, terminates=True),
+        "a time-out cuts an episode off": draw(6, times_out=True),
+        "several environments step together": draw(3, 5, terminates=True, times_out=True),
+        "the inputs are float64": draw(4, dtype=torch.float64),
+    }
+
+
+def _advantages(generator: torch.Generator) -> dict[str, Arguments]:
+    def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Arguments:
+        return (3 + 2 * torch.randn(*shape, generator=generator, dtype=dtype),)
+
+    return {
+        "the batch is flat": draw(6),
+        "the batch is [3, 4]": draw(3, 4),
+        "all advantages are equal": (torch.full((4,), 2.0),),
+        "the inputs are float64": draw(5, dtype=torch.float64),
+    }
+
+
+def _terms(generator: torch.Generator) -> dict[str, Arguments]:
+    def draw(*shape: int, value_coef: float = 0.5, entropy_coef: float = 0.01) -> Arguments:
+        clip, value, target, entropy = (torch.randn(*shape, generator=generator) for _ in range(4))
+        return clip, value, target, entropy.abs(), value_coef, entropy_coef
+
+    return {
+        "the batch is flat": draw(6),
+        "the coefficients are 1 and 0.5": draw(6, value_coef=1.0, entropy_coef=0.5),
+        "the batch is [3, 4]": draw(3, 4),
+    }
+
+
+# ---- references that are not in rlbook.functional as they stand ----------------------------------------------------------------
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Return the advantages of :func:`rlbook.functional.generalized_advantage`."""
+    return generalized_advantage(reward, value, next_value, terminated, done, gamma, gae_lambda)[0]
+
+
+def ppo_loss(clip_loss: Tensor, value: Tensor, target: Tensor, entropy: Tensor, value_coef: float, entropy_coef: float) -> Tensor:
+    """Return what :class:`rlbook.PPOLoss` minimises."""
+    return clip_loss.mean() + value_coef * (value - target.detach()).square().mean() - entropy_coef * entropy.mean()
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------------
+def _gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    gamma: float,
+    gae_lambda: float,
+    *,
+    bootstrap: Callable[[Tensor, Tensor], Tensor] = lambda terminated, done: ~terminated,
+    carry: Callable[[Tensor, Tensor], Tensor] = lambda terminated, done: ~done,
+    decay: Callable[[float, float], float] = lambda gamma, gae_lambda: gamma * gae_lambda,
+    forwards: bool = False,
+    baseline: float = 1.0,
+) -> Tensor:
+    """GAE with each of its parts exchangeable."""
+    delta = reward + gamma * bootstrap(terminated, done) * next_value - baseline * value
+    factor = decay(gamma, gae_lambda) * carry(terminated, done)
+    advantage, following = torch.zeros_like(delta), torch.zeros_like(delta[..., 0])
+    steps = range(delta.shape[-1])
+    for t in steps if forwards else reversed(steps):
+        advantage[..., t] = following = delta[..., t] + factor[..., t] * following
+    return advantage
+
+
+def _min(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
+    return -torch.minimum(ratio * advantage, ratio.clamp(low, high) * advantage)
+
+
+def _total(
+    clip_loss: Tensor, value: Tensor, target: Tensor, entropy: Tensor, value_coef: float, entropy_coef: float, *, mean: str = "mean"
+) -> Tensor:
+    actor, critic, bonus = (getattr(x, mean)() for x in (clip_loss, (value - target.detach()).square(), entropy))
+    return actor + value_coef * critic - entropy_coef * bonus
+
+
+def _ones(x: Tensor, *_: Tensor) -> Tensor:
+    return torch.ones_like(x)
+
+
+EXERCISES = [
+    Exercise(
+        name="importance_ratio",
+        reference=importance_ratio,
+        inputs=_log_probs,
+        gradients=True,
+        mistakes={
+            "You return the logarithm of the ratio: take its exponential.": lambda new, old: new - old.detach(),
+            "Your ratio stands on its head: the new policy is above, the old one below.": lambda new, old: (old.detach() - new).exp(),
+            "You divide the log-probabilities. A ratio of probabilities is a *difference* of their logarithms.": lambda new, old: new
+            / old.detach(),
+            "You multiply the two probabilities: the logarithm of a ratio is a difference, not a sum.": lambda new, old: (
+                new + old.detach()
+            ).exp(),
+            "The numbers are right, but a gradient flows into `old_log_prob`. It is data, what the old policy said back then: "
+            "use `old_log_prob.detach()`.": lambda new, old: (new - old).exp(),
+        },
+        hints=[
+            "`log(a / b) = log(a) - log(b)`, and `x.exp()` undoes the logarithm.",
+            "`old_log_prob` was written down when the action was taken. Nothing may be learnt through it: `.detach()`.",
+        ],
+    ),
+    Exercise(
+        name="clip_loss",
+        reference=ppo_clip_loss,
+        inputs=_ratios,
+        gradients=True,
+        mistakes={
+            "The sign is flipped: the objective is to be maximised, an optimizer minimises. Put a minus in front.": lambda r, a, e: -_min(
+                r, a.detach(), 1 - e, 1 + e
+            ),
+            "You take the larger of the two terms; PPO is pessimistic and takes the smaller one.": lambda r, a, e: -torch.maximum(
+                r * a.detach(), r.clamp(1 - e, 1 + e) * a.detach()
+            ),
+            "You forgot to clip: this is the plain surrogate, and nothing holds the policy back.": lambda r, a, e: -r * a.detach(),
+            "You use only the clipped term. Without the minimum, a ratio that left the range on the *bad* side gets no gradient to "
+            "come back.": lambda r, a, e: -r.clamp(1 - e, 1 + e) * a.detach(),
+            "You clip to [-clip_eps, clip_eps]; the range lies around 1, where the policies are equal.": lambda r, a, e: _min(
+                r, a.detach(), -e, e
+            ),
+            "You clip from above only; the range has a lower end too, 1 - clip_eps.": lambda r, a, e: -torch.minimum(
+                r * a.detach(), r.clamp(max=1 + e) * a.detach()
+            ),
+            "You clip the product with the advantage; clip the ratio, then multiply.": lambda r, a, e: -torch.minimum(
+                r * a.detach(), (r * a.detach()).clamp(1 - e, 1 + e)
+            ),
+            "You take the mean already. Return one number per element; the mean comes later.": lambda r, a, e: ppo_clip_loss(
+                r, a, e
+            ).mean(),
+            "You take the sum. Return one number per element; the mean comes later.": lambda r, a, e: ppo_clip_loss(r, a, e).sum(),
+            "The numbers are right, but a gradient flows into `advantage`. It is data, and would teach the critic nonsense: use "
+            "`advantage.detach()`.": lambda r, a, e: _min(r, a, 1 - e, 1 + e),
+            "The numbers are right, but no gradient passes through the ratio: do not detach it.": lambda r, a, e: ppo_clip_loss(
+                r.detach(), a, e
+            ),
+        },
+        hints=[
+            "`ratio.clamp(low, high)` clips. Which are the two ends of the range?",
+            "There are two candidates, `ratio * advantage` and the same with the clipped ratio; `torch.minimum` takes the smaller one, "
+            "element by element.",
+            "An optimizer minimises: a minus in front. And the advantage is data: `advantage.detach()`.",
+        ],
+    ),
+    Exercise(
+        name="gae",
+        reference=gae,
+        inputs=_rollouts,
+        mistakes={
+            "You bootstrap through terminal states: nothing follows them, so `next_value` does not count where `terminated`.": partial(
+                _gae, bootstrap=_ones
+            ),
+            "You treat a time-out like a termination. The episode was only cut off, more reward would have come: `next_value` counts "
+            "unless `terminated`.": partial(_gae, bootstrap=lambda terminated, done: ~done),
+            "Your recursion runs on from one episode into the next: `A_{t+1}` does not count where `done`.": partial(_gae, carry=_ones),
+            "Your recursion runs on over time-outs: after one the next step in memory is another episode, so cut it where `done`, not only "
+            "where `terminated`.": partial(_gae, carry=lambda terminated, done: ~terminated),
+            "You mixed the two flags up: `terminated` cuts the bootstrap, `done` cuts the recursion.": partial(
+                _gae, bootstrap=lambda terminated, done: ~done, carry=lambda terminated, done: ~terminated
+            ),
+            "You forgot lambda in the recursion: the factor is `gamma * gae_lambda`.": partial(_gae, decay=lambda gamma, _: gamma),
+            "You forgot gamma in the recursion: the factor is `gamma * gae_lambda`.": partial(_gae, decay=lambda _, gae_lambda: gae_lambda),
+            "You return the TD errors alone: add `gamma * gae_lambda` times the advantage that follows.": partial(
+                _gae, decay=lambda gamma, gae_lambda: 0.0
+            ),
+            "You forgot to subtract `value` in the TD error: an advantage says how much *better* than expected it went.": partial(
+                _gae, baseline=0.0
+            ),
+            "Your loop runs forwards. `A_t` needs `A_{t+1}`: start at the end, `reversed(range(T))`.": partial(_gae, forwards=True),
+            "You return the value target, advantage plus value; the advantage alone is asked for.": lambda r, v, n, t, d, g, l: (
+                gae(r, v, n, t, d, g, l) + v
+            ),
+            "The sign is flipped: the TD error is what came minus what was expected.": lambda *arguments: -gae(*arguments),
+        },
+        hints=[
+            "First the TD error of step t: `reward + gamma * next_value - value`, and no `next_value` where `terminated`. "
+            "A bool tensor times a float one is 0 or 1: `~terminated * next_value`.",
+            "Then the recursion: `following = delta + gamma * gae_lambda * following`, and nothing follows where `done`.",
+            "`reward[..., t]` is step t of every environment at once.",
+        ],
+    ),
+    Exercise(
+        name="normalize_advantage",
+        reference=lambda advantage: normalize(advantage),
+        inputs=_advantages,
+        mistakes={
+            "You subtract the mean, but the scale is still the old one: divide by the standard deviation.": lambda a: a - a.mean(),
+            "You divide by the standard deviation, but the mean is still there: subtract it.": lambda a: a / (a.std(correction=0) + 1e-8),
+            "You divide by the variance; divide by its square root, `.std()`.": lambda a: (a - a.mean()) / (a.var(correction=0) + 1e-8),
+            "You normalise each row by itself; take the mean and the deviation over the whole batch.": lambda a: (
+                a - a.mean(-1, keepdim=True)
+            )
+            / (a.std(-1, correction=0, keepdim=True) + 1e-8),
+            "Right, until all advantages are equal: 0 / 0 is NaN, and one NaN ends a training run. Add 1e-8 to the deviation.": lambda a: (
+                a - a.mean()
+            )
+            / a.std(correction=0),
+            "You divide by n - 1, the default of `.std()`. Many codes do so, and it hardly matters; here n is meant: "
+            "`.std(correction=0)`.": lambda a: (a - a.mean()) / (a.std() + 1e-8),
+            "You divide by n - 1 (the default of `.std()`; here n is meant: `.std(correction=0)`), and equal advantages give 0 / 0: add "
+            "1e-8 to the deviation.": lambda a: (a - a.mean()) / a.std(),
+            "You squeeze the numbers into 0 to 1; mean 0 and deviation 1 are asked for.": lambda a: (a - a.min())
+            / (a.max() - a.min() + 1e-8),
+        },
+        hints=["`a.mean()` and `a.std(correction=0)` are over all elements.", "Add `1e-8` to the deviation: equal numbers have none."],
+    ),
+    Exercise(
+        name="ppo_loss",
+        reference=ppo_loss,
+        inputs=_terms,
+        gradients=True,
+        mistakes={
+            "The entropy has the wrong sign: you punish exploring. The loss falls when the entropy rises.": lambda c, v, t, e, cv, ce: _total(
+                c, v, t, e, cv, -ce
+            ),
+            "The value term has the wrong sign: the critic would learn to be as wrong as possible.": lambda c, v, t, e, cv, ce: _total(
+                c, v, t, e, -cv, ce
+            ),
+            "The clipped loss has the wrong sign. It is a loss already: add it.": lambda c, v, t, e, cv, ce: _total(-c, v, t, e, cv, ce),
+            "You take sums; take means, so that the step does not depend on the size of the batch.": partial(_total, mean="sum"),
+            "You forgot the value loss: the critic would never learn.": lambda c, v, t, e, cv, ce: _total(c, v, t, e, 0, ce),
+            "You forgot the entropy bonus.": lambda c, v, t, e, cv, ce: _total(c, v, t, e, cv, 0),
+            "You forgot to multiply the value loss by `value_coef`.": lambda c, v, t, e, cv, ce: _total(c, v, t, e, 1, ce),
+            "You forgot to multiply the entropy by `entropy_coef`.": lambda c, v, t, e, cv, ce: _total(c, v, t, e, cv, 1),
+            "You forgot the square: errors above and below cancel.": lambda c, v, t, e, cv, ce: _total(c, 0 * v, 0 * t, e, 0, ce)
+            + cv * (v - t.detach()).mean(),
+            "You put 1/2 before the square. That is a usual convention, but here `value_coef` does its work.": lambda c, v, t, e, cv, ce: _total(
+                c, v, t, e, cv / 2, ce
+            ),
+            "The numbers are right, but a gradient flows into `target`: the critic moves to the target, not the target to the critic. Use "
+            "`target.detach()`.": lambda c, v, t, e, cv, ce: c.mean() + cv * (v - t).square().mean() - ce * e.mean(),
+        },
+        hints=[
+            "Three terms: `clip_loss.mean()`, then `value_coef` times a mean squared error, then the entropy.",
+            "The loss is minimised and the entropy shall be large: it comes with a minus.",
+            "The target is data: `target.detach()`.",
+        ],
+    ),
+]

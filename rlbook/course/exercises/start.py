@@ -1,0 +1,116 @@
+"""Exercises of lesson 00: a policy written by hand, and a return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlbook.course.exercise import Arguments, Exercise, Function
+
+GOAL, LIMIT, EPISODES = 150, 200, 8
+
+
+def my_policy(observation: Tensor) -> int:
+    """Push to the side the pole is falling to: where it leans, plus where it is moving."""
+    return int(observation[2] + 0.5 * observation[3] > 0)
+
+
+def discounted_return(rewards: Sequence[float], gamma: float) -> float:
+    """Return ``G = r_0 + gamma r_1 + gamma^2 r_2 + ...``."""
+    return sum(gamma**t * reward for t, reward in enumerate(rewards))
+
+
+def balances(policy: Function) -> str:
+    """Play some episodes and say whether the pole stands long enough."""
+    from rlbook.envs import CartPole
+
+    env = CartPole(num_envs=EPISODES, max_steps=LIMIT, seed=0)
+    td, steps, alive = env.reset(), torch.zeros(EPISODES), torch.ones(EPISODES, dtype=torch.bool)
+    while alive.any():
+        td["action"] = torch.tensor([_action(policy(row)) if up else 0 for row, up in zip(td["observation"], alive, strict=True)])
+        td, root = env.step_and_reset(td)
+        steps += alive
+        alive &= ~td["next", "done"]
+        td = root
+    mean = steps.mean().item()
+    if mean >= GOAL:
+        return ""
+    return f"Your policy keeps the pole up for {mean:.0f} steps on average; the goal is {GOAL} of {LIMIT}."
+
+
+def _action(x: Any) -> int:
+    if isinstance(x, Tensor) and x.numel() == 1:
+        x = x.item()
+    if x not in (0, 1):
+        from rlbook.course.attempt import Trouble
+
+        raise Trouble(f"An action is 0 (push left) or 1 (push right); it returns {x!r}.")
+    return int(x)
+
+
+def _observations(generator: torch.Generator) -> dict[str, Arguments]:
+    scale = torch.tensor([1.0, 1.0, 0.1, 1.0])
+    return {f"the pole is at place {i}": (scale * torch.randn(4, generator=generator),) for i in range(8)}
+
+
+def _rewards(generator: torch.Generator) -> dict[str, Arguments]:
+    some = torch.randn(6, generator=generator).tolist()
+    gamma = 0.5 + 0.4 * torch.rand((), generator=generator).item()
+    return {
+        "there are several rewards": (some, gamma),
+        "there is one reward": (some[:1], gamma),
+        "gamma is 1": (some, 1.0),
+        "gamma is 0": (some, 0.0),
+        "there is no reward": ([], gamma),
+    }
+
+
+EXERCISES = [
+    Exercise(
+        name="my_policy",
+        reference=my_policy,
+        inputs=_observations,
+        goal=balances,
+        mistakes={
+            "You push to the same side whatever happens: the pole falls to the other one within ten steps.": lambda o: 1,
+            "You always push left: the pole falls to the right within ten steps. Look at the observation.": lambda o: 0,
+            "You push away from where the pole leans, so it falls faster. Turn the sign around.": lambda o: int(o[2] < 0),
+            "You catch the pole where it leans, and that is the right idea, but it comes back with a swing: about 40 steps. "
+            "Use its speed `observation[3]` too.": lambda o: int(o[2] > 0),
+            "You follow the cart. It is the pole that falls: its angle is `observation[2]`, its speed `observation[3]`.": lambda o: int(
+                o[0] > 0
+            ),
+        },
+        hints=[
+            "`observation[2]` is the pole's angle: positive when it leans to the right. Push to the side where it leans.",
+            "An angle alone comes too late. `observation[3]` says how fast the pole turns, and so where it will lean.",
+            "Add the two: `observation[2] + 0.5 * observation[3]` is about where the pole will be. Push right (1) if that is positive.",
+        ],
+    ),
+    Exercise(
+        name="discounted_return",
+        reference=discounted_return,
+        inputs=_rewards,
+        mistakes={
+            "You add the rewards up without discounting: multiply reward number t by `gamma**t`.": lambda r, gamma: sum(r),
+            "You discount the first reward too: it counts in full, `gamma**0 = 1`.": lambda r, gamma: sum(
+                gamma ** (t + 1) * x for t, x in enumerate(r)
+            ),
+            "You discount the wrong end: the first reward counts in full, later ones less and less.": lambda r, gamma: sum(
+                gamma**t * x for t, x in enumerate(reversed(r))
+            ),
+            "You multiply by `gamma * t`; it is `gamma**t`, gamma to the power t.": lambda r, gamma: sum(
+                gamma * t * x for t, x in enumerate(r)
+            ),
+            "You take the mean; a return is the sum.": lambda r, gamma: sum(gamma**t * x for t, x in enumerate(r)) / max(len(r), 1),
+            "You multiply every reward by the same gamma: later rewards get more factors of gamma.": lambda r, gamma: gamma * sum(r),
+        },
+        hints=[
+            "`enumerate(rewards)` gives the pairs (0, r_0), (1, r_1), ...",
+            "Start with `total = 0` and add `gamma**t * reward` in a loop over these pairs.",
+        ],
+    ),
+]

@@ -1,0 +1,34 @@
+"""Environments: the contract, native ones in torch, and adapters. Names load what they need when they are first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlbook.envs.base import Env
+    from rlbook.envs.check import check_env
+    from rlbook.envs.libs.gym import GymEnv
+    from rlbook.envs.loop import Loop
+    from rlbook.envs.native import CartPole, GridWorld, NativeEnv, Pendulum
+
+_HOMES = {
+    "CartPole": "native.cartpole",
+    "Env": "base",
+    "GridWorld": "native.gridworld",
+    "GymEnv": "libs.gym",
+    "Loop": "loop",
+    "NativeEnv": "native.base",
+    "Pendulum": "native.pendulum",
+    "check_env": "check",
+}
+
+__all__ = ["CartPole", "Env", "GridWorld", "GymEnv", "Loop", "NativeEnv", "Pendulum", "check_env"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,240 @@
+"""The hot loop: policy, environment, write. Its memory is allocated once and every step writes into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from rlbook import keys
+from rlbook.envs.policy import as_policy, check_output
+from rlbook.errors import MissingKeyError, NonFiniteError, PolicyError, SpecError, explain
+from rlbook.typing import Key, Leaves
+
+if TYPE_CHECKING:
+    from rlbook.envs.base import Env
+
+
+class Loop:
+    """Fill a preallocated rollout ``[*batch, T]``, continuing where the last call ended.
+
+    The memory is time-major (``[T, *batch, ...]``), so that one step is one contiguous row; what users see is the ``[*batch, T]``
+    view. Observations have a row more: row T is the root of the next rollout.
+
+    Args:
+        env: the environment.
+        policy: anything callable.
+        num_steps: T.
+        check: raise on a reward that is not finite and on an observation outside its spec, once per rollout.
+    """
+
+    def __init__(self, env: Env, policy: Any, num_steps: int, check: bool = True):
+        self.env, self.policy, self.num_steps, self.check = env, as_policy(policy, env), num_steps, check
+        self.memory = allocate(env, num_steps)
+        self._roots = rows_of({key: self.memory[key] for key in env.observation_spec.leaves()})
+        self._outs: list[Leaves] | None = None
+        self._writer = (ArrayWriter if env.steps_in_numpy else TensorWriter)(env, self.memory)
+        self._at = 0  # the row that holds the current root
+        self._token = object()  # see Env._driver
+
+    @torch.no_grad()
+    def run(self, break_when_any_done: bool = False) -> TensorDict:
+        """Collect ``num_steps`` steps (fewer when told to break) and return the rollout, a view of this loop's own memory.
+
+        Raises:
+            PolicyError: the policy returned no valid action.
+            NonFiniteError, SpecError: the environment returned a reward or an observation that it must not.
+        """
+        self._begin()
+        noise = self.policy.noise(self.num_steps)
+        for t in range(self.num_steps):
+            out = self.policy(self._roots[t], None if noise is None else noise[t])
+            self._write(out, t)
+            any_done = self._writer.step(out[keys.ACTION], t)
+            if break_when_any_done and any_done:
+                break
+        return self._finish(t + 1)
+
+    def _begin(self) -> None:
+        """Put the current root into row 0: what the last rollout ended with, or a reset if anything else moved the environment."""
+        self.env._check_open()
+        if self.env._driver is not self._token:
+            self._writer.reset(0)
+        elif self._at:
+            for key, row in self._roots[0].items():
+                row.copy_(self._roots[self._at][key])
+        self.env._driver = None  # until this rollout is whole
+
+    def _write(self, out: Leaves, t: int) -> None:
+        """Write what the policy returned into row ``t``; the first time, find out what that is."""
+        if self._outs is None:
+            check_output(out, self.env)
+            self._action_shape = out[keys.ACTION].shape
+            new = {key: stack_rows(value, self.num_steps) for key, value in out.items() if key not in self._roots[0]}
+            self.memory.update(new)
+            self._outs = rows_of(new)
+            self.data = view(self.memory, self.env.batch_size, self.num_steps, self.env.device)
+        shape = out[keys.ACTION].shape
+        if shape != self._action_shape:
+            raise PolicyError(
+                explain("action", f"of shape {list(self._action_shape)} at every step", f"{list(shape)}", "Mend the policy")
+            )
+        for key, row in self._outs[t].items():
+            row.copy_(out[key])
+
+    def _finish(self, steps: int) -> TensorDict:
+        """Fill in what follows from the rest, check, and hand the rollout out."""
+        torch.any(self.memory["flags"], dim=1, out=self.memory[keys.NEXT, keys.DONE])
+        self._at, self.env._driver = steps, self._token
+        data = (
+            self.data.copy() if steps == self.num_steps else self.data[..., :steps]
+        )  # what the user adds stays with this rollout
+        if self.check:
+            check_rollout(data, self.env)
+        return data
+
+
+class TensorWriter:
+    """Steps an environment of tensors and writes the outcome into the memory."""
+
+    def __init__(self, env: Env, memory: dict[Key, Tensor]):
+        self.env = env
+        self.roots = rows_of({key: memory[key] for key in env.observation_spec.leaves()})
+        self.outcomes = rows_of(outcome_of(env, memory))
+        self.flags = memory["flags"].unbind(0)
+        self.checked = False  # the first step is looked at
+
+    def reset(self, t: int) -> None:
+        """Reset everything and write the root of step ``t``."""
+        fresh = self.env._reset(None)
+        check_fit(fresh, self.roots[t], f"{type(self.env).__name__}._reset")
+        for key, row in self.roots[t].items():
+            row.copy_(fresh[key])
+
+    def step(self, action: Any, t: int) -> bool:
+        """Take step ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
+        nxt = self.env._step(action)
+        if not self.checked:
+            check_fit(nxt, self.outcomes[t], f"{type(self.env).__name__}._step")
+            self.checked = True
+        for key, row in self.outcomes[t].items():
+            if key in nxt:
+                row.copy_(nxt[key])
+        any_done = bool(self.flags[t].any())
+        if any_done:
+            done = self.flags[t].any(dim=0)
+            fresh = self.env._reset(done)
+            nxt = {key: torch.where(align(done, nxt[key]), fresh[key], nxt[key]) for key in self.roots[t]}
+        for key, row in self.roots[t + 1].items():
+            row.copy_(nxt[key])
+        return any_done
+
+
+class ArrayWriter:
+    """The same for environments of NumPy arrays, which write into the memory themselves: no tensor is made per step."""
+
+    def __init__(self, env: Any, memory: dict[Key, Tensor]):
+        def arrays(tensors: dict[Key, Tensor]) -> list[dict[Key, Any]]:
+            skip = 1 + len(env.batch_size)
+            return rows_of({key: x.numpy().reshape(len(x), env.num_envs, *x.shape[skip:]) for key, x in tensors.items()})
+
+        self.env = env
+        self.roots = arrays({key: memory[key] for key in env.observation_spec.leaves()})
+        self.outcomes = arrays(outcome_of(env, memory))
+
+    def reset(self, t: int) -> None:
+        """Reset everything and write the root of step ``t``."""
+        self.env._reset_arrays(None, self.roots[t])
+
+    def step(self, action: Any, t: int) -> bool:
+        """Take step ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
+        nxt, root = self.outcomes[t], self.roots[t + 1]
+        done = self.env._step_arrays(action, nxt)
+        for key, row in root.items():
+            row[...] = nxt[key]
+        if done is None:
+            return False
+        self.env._reset_arrays(done, root)
+        return True
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------------
+def allocate(env: Env, steps: int) -> dict[Key, Tensor]:
+    """Allocate the time-major memory of a rollout, all but what the policy returns."""
+    flag = torch.zeros(env.batch_size, dtype=torch.bool, device=env.device)
+    memory: dict[Key, Tensor] = {}
+    for key, spec in env.observation_spec.leaves().items():
+        zero = spec.zero(env.batch_size)
+        memory[key] = stack_rows(zero, steps + 1)
+        memory[(keys.NEXT, *keys.as_tuple(key))] = stack_rows(zero, steps)
+    memory[keys.NEXT, keys.REWARD] = stack_rows(env.reward_spec.zero(env.batch_size), steps)
+    # both ways to end share one tensor, so that a step asks once whether anything ended
+    memory["flags"] = stack_rows(torch.stack((flag, flag)), steps)
+    memory[keys.NEXT, keys.TERMINATED], memory[keys.NEXT, keys.TRUNCATED] = memory["flags"].unbind(1)
+    memory[keys.NEXT, keys.DONE] = stack_rows(flag, steps)
+    never = stack_rows(flag, steps)  # what is done is reset before the next step begins
+    return memory | {key: never.clone() for key in keys.FLAGS}
+
+
+def outcome_of(env: Env, memory: dict[Key, Any]) -> dict[Key, Any]:
+    """Return the part of the memory that a step of the environment writes, under the names the environment uses."""
+    written = (*env.observation_spec.leaves(), keys.REWARD, keys.TERMINATED, keys.TRUNCATED)
+    return {key: memory[(keys.NEXT, *keys.as_tuple(key))] for key in written}
+
+
+def rows_of(values: dict[Key, Any]) -> list[dict[Key, Any]]:
+    """Cut time-major values into one dictionary per step, once, so that the loop does not."""
+    rows = zip(*(value.unbind(0) if hasattr(value, "unbind") else list(value) for value in values.values()), strict=True)
+    return [dict(zip(values, row, strict=True)) for row in rows]
+
+
+def stack_rows(example: Any, steps: int) -> Any:
+    """Allocate ``[steps, *example.shape]`` zeros."""
+    return torch.zeros_like(example).unsqueeze(0).expand(steps, *example.shape).clone()
+
+
+def view(memory: dict[Key, Any], batch: torch.Size, steps: int, device: torch.device) -> TensorDict:
+    """Return time-major memory as a TensorDict ``[*batch, T]``."""
+    time_last = [*range(1, len(batch) + 1), 0]
+
+    def turned(value: Any) -> Any:
+        return value[:steps].permute(*time_last, *range(len(batch) + 1, value.ndim))
+
+    return TensorDict(keys.nest({key: turned(value) for key, value in memory.items() if key != "flags"}), (*batch, steps), device)
+
+
+def align(flag: Tensor, value: Tensor) -> Tensor:
+    """View ``[*batch]`` as ``[*batch, 1, ...]``, to broadcast against ``value``."""
+    return flag.reshape(flag.shape + (1,) * (value.ndim - flag.ndim))
+
+
+def check_rollout(data: TensorDictBase, env: Env) -> None:
+    """Raise when a reward is not finite, or an observation or action leaves its spec."""
+    reward = data[keys.NEXT, keys.REWARD]
+    if not torch.isfinite(reward).all():
+        bad = (~torch.isfinite(reward)).nonzero()[0].tolist()
+        fix = "Mend the environment's reward: one such number turns every parameter into NaN"
+        raise NonFiniteError(explain("reward", "finite", f"{reward[tuple(bad)].item()} at index {bad} of [*batch, time]", fix))
+    roots: tuple[Any, ...] = (data, data[keys.NEXT])
+    for root in roots:
+        for key, spec in env.observation_spec.leaves().items():
+            spec.check(root[key], key)
+    try:
+        env.action_spec.check(data[keys.ACTION], keys.ACTION)
+    except SpecError as error:
+        raise PolicyError(f"The policy returned an action that the environment does not take. {error}") from error
+
+
+def check_fit(leaves: Leaves, rows: dict[Key, Tensor], name: str) -> None:
+    """Raise unless what an environment returned fits its rows of the memory, for ``copy_`` broadcasts without a word."""
+    fix = "rlbook.check_env(env) checks the whole contract"
+    for key, row in rows.items():
+        if key in leaves and leaves[key].shape != row.shape:
+            raise SpecError(
+                explain(f"{name}: {keys.pretty(key)}", f"of shape {list(row.shape)}", f"{list(leaves[key].shape)}", fix)
+            )
+        if key not in leaves and key != keys.TRUNCATED:  # an environment without time limit need not report it
+            want, got = f"a dictionary with {keys.pretty(key)!r}", f"{sorted(map(str, leaves))}"
+            raise MissingKeyError(explain(f"What {name} returns", want, got, fix))

@@ -1,0 +1,8 @@
+"""Environments written in torch. None of them needs another package."""
+
+from rlbook.envs.native.base import NativeEnv
+from rlbook.envs.native.cartpole import CartPole
+from rlbook.envs.native.gridworld import GridWorld, TransitionModel
+from rlbook.envs.native.pendulum import Pendulum
+
+__all__ = ["CartPole", "GridWorld", "NativeEnv", "Pendulum", "TransitionModel"]

@@ -1,0 +1,193 @@
+"""Actors and value heads: networks that know which entries they read and what their outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from rlbook import keys
+from rlbook.distributions import Delta, Distribution, for_spec
+from rlbook.errors import MissingKeyError, SpecError, explain
+from rlbook.specs import Bounded, Spec
+from rlbook.typing import DeviceLike, Key, Leaves
+
+
+class _Reader(nn.Module):
+    """A module or function of some entries."""
+
+    def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key]):
+        super().__init__()
+        self.net = net
+        self.in_keys = tuple(in_keys)
+
+    def read(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Tensor:
+        """Apply the network to its entries."""
+        try:
+            inputs = [data[key] for key in self.in_keys]
+        except KeyError as error:
+            missing = [keys.pretty(key) for key in self.in_keys if key not in data.keys()]
+            fix = f"Pass in_keys=... to {type(self).__name__}, naming the entries its network reads"
+            raise MissingKeyError(explain("in_keys", f"among {sorted(map(str, data.keys()))}", f"{missing}", fix)) from error
+        return self.net(*inputs)
+
+
+class Actor(_Reader):
+    """A policy: a network of the observation whose output parameterises a distribution over actions.
+
+    The distribution follows from the action spec: categorical for discrete actions, a tanh-squashed normal for bounded ones (the
+    network then returns 2A numbers, mean and log standard deviation), a normal for unbounded ones. A network with exactly A
+    outputs for a continuous action is a deterministic policy, squashed into the bounds by tanh.
+
+    Args:
+        net: module or function from the observation entries ``[*, ...]`` to ``[*, P]``.
+        spec: the action spec of one environment.
+        in_keys: the entries ``net`` reads.
+        dist: a :class:`~rlbook.distributions.Distribution` class, to choose another one.
+
+    Raises:
+        SpecError: the network's output does not fit the action spec.
+
+    Example:
+        >>> from rlbook import MLP, Actor, CartPole
+        >>> env = CartPole(num_envs=8)
+        >>> actor = Actor(MLP(out_features=2), env.action_spec)
+        >>> env.rollout(100, actor)["action_log_prob"].shape
+        torch.Size([8, 100])
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Tensor],
+        spec: Spec,
+        in_keys: Sequence[Key] = (keys.OBSERVATION,),
+        dist: type[Distribution] | None = None,
+    ):
+        super().__init__(net, in_keys)
+        self.spec = spec
+        self._dist = dist
+        self._chosen: type[Distribution] | None = None
+
+    @property
+    def out_keys(self) -> tuple[Key, ...]:
+        """What :meth:`forward` writes."""
+        return (keys.ACTION, keys.LOG_PROB)
+
+    def dist(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Distribution:
+        """Return the action distribution for a batch of observations ``[*]``."""
+        params = self.read(data)
+        if self._chosen is None:
+            self._chosen = self._choose(params)
+        return self._chosen.from_params(params, self.spec)
+
+    def _choose(self, params: Tensor) -> type[Distribution]:
+        """Pick the distribution that fits the number of outputs, once."""
+        chosen = self._dist or for_spec(self.spec)
+        want, got = chosen.num_params(self.spec), params.shape[-1]
+        if got == want:
+            return chosen
+        if self._dist is None and isinstance(self.spec, Bounded) and got == self.spec.shape.numel():
+            return Delta
+        fix = f"Give the network out_features={want}"
+        raise SpecError(
+            explain("The actor's network", f"one with {want} outputs, the parameters of a {chosen.__name__}", f"{got}", fix)
+        )
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
+        """Sample an action and write it and its log-probability into ``td``."""
+        dist = self.dist(td)
+        action = dist.sample()
+        td[keys.ACTION] = action
+        td[keys.LOG_PROB] = dist.log_prob(action)
+        return td
+
+    # ---- the hot loop ------------------------------------------------------------------------------------------------------
+    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor:
+        """Draw the random numbers behind the actions of ``shape`` steps."""
+        return (self._dist or self._chosen or for_spec(self.spec)).base_noise((*shape, *self.spec.shape), device=device)
+
+    def act(self, leaves: Mapping[Key, Tensor], noise: Tensor) -> Leaves:
+        """Turn observations and random numbers into actions, without a TensorDict."""
+        dist = self.dist(leaves)
+        action, log_prob = dist.sample_with_log_prob(noise)
+        return {keys.ACTION: action, keys.LOG_PROB: log_prob}
+
+    @property
+    def greedy(self) -> Greedy:
+        """The policy that takes the mode, for evaluation: ``env.rollout(500, actor.greedy)``."""
+        return Greedy(self)
+
+
+class Greedy:
+    """A policy that takes the most likely action of an actor."""
+
+    def __init__(self, actor: Actor):
+        self.actor = actor
+        self.in_keys, self.out_keys = actor.in_keys, (keys.ACTION,)
+
+    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> None:
+        """Greedy actions need no random numbers."""
+
+    def act(self, leaves: Mapping[Key, Tensor], noise: None = None) -> Leaves:
+        """Return the mode for each observation."""
+        return {keys.ACTION: self.actor.dist(leaves).mode}
+
+    def __call__(self, td: TensorDictBase) -> TensorDictBase:
+        """Write the mode into ``td``."""
+        td[keys.ACTION] = self.actor.dist(td).mode
+        return td
+
+
+class ValueHead(_Reader):
+    """A state-value function: a network with one output.
+
+    Args:
+        net: module or function from the observation entries ``[*, ...]`` to ``[*, 1]``.
+        in_keys: the entries ``net`` reads.
+
+    Example:
+        >>> from rlbook import MLP, ValueHead
+        >>> value = ValueHead(MLP(out_features=1))
+    """
+
+    def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key] = (keys.OBSERVATION,)):
+        super().__init__(net, in_keys)
+
+    @property
+    def out_keys(self) -> tuple[Key, ...]:
+        """What :meth:`forward` writes."""
+        return (keys.VALUE,)
+
+    def value(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Tensor:
+        """Return the values ``[*]`` of a batch of observations ``[*]``."""
+        out = self.read(data)
+        if out.ndim == 0 or out.shape[-1] != 1:
+            raise SpecError(
+                explain("A value network's output", "of shape [*, 1]", f"{list(out.shape)}", "Give it out_features=1")
+            )
+        return out.squeeze(-1)
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
+        """Write ``state_value`` into ``td``."""
+        td[keys.VALUE] = self.value(td)
+        return td
+
+
+class LogStd(nn.Module):
+    """Append a learnt log standard deviation, the same in every state, to a mean ``[*, A]``: ``[*, 2A]``.
+
+    The usual choice of PPO for continuous actions (Andrychowicz et al. 2021).
+
+    Example:
+        >>> nn.Sequential(MLP(out_features=3), LogStd(3))                 # doctest: +SKIP
+    """
+
+    def __init__(self, size: int, initial: float = 0.0):
+        super().__init__()
+        self.log_std = nn.Parameter(torch.full((size,), float(initial)))
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """Return ``[*, 2A]``."""
+        return torch.cat((mean, self.log_std.expand_as(mean)), dim=-1)

@@ -1,0 +1,63 @@
+"""Flat parameters: many small tensors that share one block of memory.
+
+An optimizer loops over tensors, and for small networks the loop costs more than the arithmetic. As views of one flat vector, all
+weights are updated by one kernel, clipped by one norm, averaged by one ``lerp_``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rlbook.errors import ConfigError, explain
+
+
+class FlatParameters:
+    """Move parameters (and their gradients) into one vector, of which they become views.
+
+    The modules keep their parameters, names and ``state_dict``; only the memory behind them changes. Gradients from
+    ``backward()`` accumulate into ``flat.vector.grad``, which ``zero_grad`` fills with zeros.
+
+    Args:
+        parameters: at least one, all of one dtype and device, none of them lazy.
+
+    Raises:
+        ConfigError: the parameters cannot share memory.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        self.parameters = list(parameters)
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in self.parameters):
+            fix = "Run the modules once on real data first, for example env.rollout(2, actor)"
+            raise ConfigError(explain("Parameters to flatten", "initialised", "a lazy layer that has seen no data", fix))
+        kinds = {(p.dtype, p.device) for p in self.parameters}
+        if len(kinds) != 1:
+            fix = "Put parameters of different kinds into different parameter groups"
+            raise ConfigError(explain("Parameters to flatten", "of one dtype and device", f"{sorted(map(str, kinds))}", fix))
+        sizes = [p.numel() for p in self.parameters]
+        self.offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
+        self.vector.grad = self.gradient = torch.zeros_like(self.vector)
+        self.gradients = self.views(self.gradient)
+        for p, value, grad in zip(self.parameters, self.views(self.vector.data), self.gradients, strict=True):
+            p.data, p.grad = value, grad
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Cut a vector of this size into tensors shaped like the parameters."""
+        return [vector[o : o + p.numel()].view(p.shape) for o, p in zip(self.offsets, self.parameters, strict=True)]
+
+    def zero_grad(self) -> None:
+        """Fill the gradient with zeros and tie to it again what ``zero_grad()`` of an optimizer or a module cut off."""
+        self.gradient.zero_()
+        self.vector.grad = self.gradient
+        for p, grad in zip(self.parameters, self.gradients, strict=True):
+            if p.grad is not grad:
+                p.grad = grad
+
+    def check_tied(self) -> None:
+        """Raise ConfigError when a parameter has moved out of the vector: it would be read, but never updated."""
+        if self.parameters[0].data_ptr() != self.vector.data_ptr():
+            fix = "Move modules first (loss_fn.to(...)), then build the optimizer and the update"
+            raise ConfigError(explain("Flat parameters", "where they were", "modules that were moved or flattened again", fix))

@@ -1,0 +1,105 @@
+"""Actors and value heads that size themselves from an environment's specs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlbook.distributions import for_spec
+from rlbook.errors import SpecError, explain
+from rlbook.modules.actor import Actor, LogStd, ValueHead
+from rlbook.modules.mlp import MLP
+from rlbook.specs import Bounded, Categorical, Spec, Unbounded
+from rlbook.typing import Key
+
+HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
+"""Gains of the orthogonal initialisation that PPO implementations share (Engstrom et al. 2020; Huang et al. 2022)."""
+
+
+class Features(nn.Module):
+    """Make one float vector of observation entries: integers become one-hot, numbers are flattened, all are concatenated.
+
+    Args:
+        specs: the spec of each entry, in the order of the inputs.
+    """
+
+    def __init__(self, specs: Sequence[Spec]):
+        super().__init__()
+        self.specs = list(specs)
+        self.size = sum(spec.n if isinstance(spec, Categorical) else spec.shape.numel() for spec in self.specs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map entries ``[*, ...]`` to ``[*, size]``."""
+        parts = []
+        for spec, x in zip(self.specs, inputs, strict=True):
+            if isinstance(spec, Categorical):
+                parts.append(nn.functional.one_hot(x, spec.n).float())
+            else:
+                parts.append(x.float() if len(spec.shape) == 1 else x.float().reshape(*x.shape[: x.ndim - len(spec.shape)], -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def make_actor(
+    env: Any,
+    *,
+    num_cells: int | Sequence[int] = (64, 64),
+    activation: Callable[[], nn.Module] = nn.Tanh,
+    in_keys: Sequence[Key] | None = None,
+) -> Actor:
+    """Build the usual on-policy actor for an environment: an MLP, with a state-independent deviation for continuous actions.
+
+    Args:
+        env: anything with ``observation_spec`` and ``action_spec``.
+        num_cells: units of the hidden layers.
+        activation: module class put after each hidden layer.
+        in_keys: the observation entries to read; by default all but counters and sums.
+    """
+    read, features = _features(env, in_keys)
+    spec = env.action_spec
+    continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
+    outputs = spec.shape.numel() if continuous else for_spec(spec).num_params(spec)
+    head: list[nn.Module] = [LogStd(outputs)] if continuous else []
+    mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=(HIDDEN_GAIN, ACTOR_GAIN))
+    return Actor(_sequence(env, features, mlp, *head), spec, read)
+
+
+def make_value(
+    env: Any,
+    *,
+    num_cells: int | Sequence[int] = (64, 64),
+    activation: Callable[[], nn.Module] = nn.Tanh,
+    in_keys: Sequence[Key] | None = None,
+) -> ValueHead:
+    """Build a state-value function for an environment; see :func:`make_actor`."""
+    read, features = _features(env, in_keys)
+    mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=(HIDDEN_GAIN, VALUE_GAIN))
+    return ValueHead(_sequence(env, features, mlp), read)
+
+
+BOOKKEEPING = ("step_count", "episode_reward")
+
+
+def _features(env: Any, in_keys: Sequence[Key] | None) -> tuple[list[Key], Features]:
+    leaves = env.observation_spec.leaves()
+    read = [key for key in leaves if key not in BOOKKEEPING] if in_keys is None else list(in_keys)
+    missing = [key for key in read if key not in leaves]
+    if missing or not read:
+        raise SpecError(
+            explain(
+                "in_keys",
+                f"among {sorted(map(str, leaves))}",
+                f"{missing or read}",
+                "Name observation entries of the environment",
+            )
+        )
+    return read, Features([leaves[key] for key in read])
+
+
+def _sequence(env: Any, features: Features, *layers: nn.Module) -> nn.Module:
+    """Chain the layers; a single float vector needs no features layer."""
+    plain = len(features.specs) == 1 and len(features.specs[0].shape) == 1 and features.specs[0].dtype == torch.float32
+    chain = layers if plain else (features, *layers)
+    return (chain[0] if len(chain) == 1 else nn.Sequential(*chain)).to(env.device)

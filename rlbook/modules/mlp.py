@@ -1,0 +1,81 @@
+"""Multi-layer perceptrons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from rlbook.errors import ConfigError, explain
+
+
+class MLP(nn.Sequential):
+    """``depth`` hidden layers of ``num_cells`` units, then a linear layer: ``x -> W_L f(... f(W_1 x + b_1)) + b_L``.
+
+    Args:
+        out_features: outputs. The last dimension has this size.
+        in_features: inputs; found at the first forward pass by default (a lazy layer).
+        num_cells: units of each hidden layer, or one number for every layer.
+        depth: number of hidden layers (not with a sequence of ``num_cells``).
+        activation: module class put after each hidden layer.
+        orthogonal: gains of an orthogonal initialisation for the hidden layers and the last one, with zero biases (Engstrom et
+            al. 2020 find that it matters to PPO); PyTorch's default initialisation when None. **kwargs: passed to every
+            ``nn.Linear``, for example ``device``.
+
+    Raises:
+        ConfigError: a size is not positive, or ``depth`` contradicts ``num_cells``.
+
+    Example:
+        >>> MLP(out_features=2, in_features=4, num_cells=64, depth=2, activation=torch.nn.Tanh)(torch.zeros(8, 4)).shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self,
+        out_features: int,
+        in_features: int | None = None,
+        num_cells: int | Sequence[int] = 64,
+        depth: int | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        orthogonal: tuple[float, float] | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(num_cells, int):
+            num_cells = [num_cells] * (2 if depth is None else depth)
+        elif depth is not None and depth != len(num_cells):
+            raise ConfigError(explain("depth", f"{len(num_cells)}, the length of num_cells", str(depth), "Give one of the two"))
+        sizes = [*num_cells, out_features]
+        if any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise ConfigError(explain("The sizes of an MLP", "positive integers", f"{sizes}", "Mend num_cells or out_features"))
+        layers: list[nn.Module] = []
+        for i, size in enumerate(sizes):
+            if i:
+                layers.append(activation())
+            layers.append(nn.LazyLinear(size, **kwargs) if in_features is None else nn.Linear(in_features, size, **kwargs))
+            in_features = size
+        super().__init__(*layers)
+        self._gains = orthogonal
+        if orthogonal is not None and not isinstance(self[0], nn.LazyLinear):
+            self._initialise()
+
+    def _initialise(self) -> None:
+        hidden, last = self._gains or (1.0, 1.0)
+        linear = [layer for layer in self if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            nn.init.orthogonal_(layer.weight, last if layer is linear[-1] else hidden)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map ``[*, in_features]`` to ``[*, out_features]``; several inputs are concatenated along the last dimension."""
+        x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
+        first = self[0]
+        lazy = isinstance(first, nn.LazyLinear) and any(isinstance(p, UninitializedParameter) for p in first.parameters())
+        for layer in self:
+            x = layer(x)
+        if lazy and self._gains is not None:  # sizes were unknown until now: initialise, then answer with the new weights
+            self._initialise()
+            return self.forward(*inputs)
+        return x

@@ -1,0 +1,114 @@
+"""PPO in one file: read it from top to bottom, or run it with ``python -m rlbook train ppo CartPole-v1``."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from rlbook.collectors import Collector
+from rlbook.envs.make import make_env
+from rlbook.estimators import GAE
+from rlbook.functional import explained_variance
+from rlbook.losses import PPOLoss, compile_update
+from rlbook.modules import make_actor, make_value
+from rlbook.replay import minibatches
+from rlbook.seeding import seed_everything
+from rlbook.trainers.evaluate import episode_returns
+from rlbook.transforms import RewardSum, TransformedEnv
+
+
+@dataclass
+class PPOConfig:
+    """Settings of :class:`PPO`. The defaults are the tuned CartPole settings of RL Baselines3 Zoo (Raffin 2020)."""
+
+    env: str = "CartPole-v1"
+    """Environment: a Gymnasium id or the name of a native class."""
+    seed: int = 0
+    """The one seed behind weights, actions, resets and minibatches."""
+    total_frames: int = 100_000
+    """Environment steps in all; the schedules of learning rate and clipping end here."""
+    stop_at: float | None = None
+    """Stop when the mean return of the last 100 episodes reaches this."""
+    num_envs: int = 8
+    """Environments that step together."""
+    frames_per_batch: int = 256
+    """Environment steps between two rounds of updates, over all environments."""
+    epochs: int = 20
+    """Passes over each batch."""
+    minibatch_size: int = 256
+    """Rows of a gradient step."""
+    gamma: float = 0.98
+    """Discount."""
+    gae_lambda: float = 0.8
+    """Trade-off of GAE: 0 trusts the values, 1 the rewards."""
+    lr: float = 1e-3
+    """Learning rate of Adam at the start."""
+    clip_eps: float = 0.2
+    """Clipping of the ratio at the start."""
+    anneal: bool = True
+    """Let the learning rate and the clipping fall to zero, linearly."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Largest norm of a gradient."""
+    num_cells: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers, of actor and critic alike."""
+    device: str = "cpu"
+    """Where tensors and networks live."""
+    compile: bool = False
+    """Compile the gradient step: some 10 to 30 s at the start, faster from then on."""
+
+
+class PPO:
+    """Proximal policy optimisation (Schulman et al. 2017).
+
+    Args:
+        config: the settings.
+
+    Example:
+        >>> agent = PPO(PPOConfig(total_frames=2048))
+        >>> for metrics in agent.train():
+        ...     pass
+        >>> metrics["frames"]
+        2048
+    """
+
+    def __init__(self, config: PPOConfig):
+        seed_everything(config.seed)
+        self.config = config
+        base = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = TransformedEnv(base, RewardSum())
+        self.actor = make_actor(self.env, num_cells=config.num_cells)
+        self.value = make_value(self.env, num_cells=config.num_cells)
+        self.loss_fn = PPOLoss(
+            self.actor, self.value, clip_eps=config.clip_eps, entropy_coef=config.entropy_coef, value_coef=config.value_coef
+        )
+        self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr, eps=1e-5)
+        self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
+
+    def train(self) -> Iterator[dict[str, float]]:
+        """Collect, estimate, update; yield the metrics of each round."""
+        config = self.config
+        estimator = GAE(self.value, config.gamma, config.gae_lambda)
+        collector = Collector(self.env, self.actor, frames_per_batch=config.frames_per_batch, total_frames=config.total_frames)
+        returns: deque[float] = deque(maxlen=100)
+        for data in collector:
+            if config.anneal:
+                left = 1 - (collector.frames - config.frames_per_batch) / config.total_frames
+                self.optimizer.param_groups[0]["lr"] = config.lr * left
+                self.loss_fn.clip_eps = config.clip_eps * left
+            data = estimator(data)
+            for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
+                metrics = self.update(batch)
+            returns.extend(episode_returns(data).tolist())
+            score = sum(returns) / len(returns) if returns else float("nan")
+            explained = explained_variance(data["state_value"], data["value_target"]).item()
+            losses = {name: value.item() for name, value in metrics.items()}
+            yield {"frames": collector.frames, "episode_reward": score, "explained_variance": explained, **losses}
+            if config.stop_at is not None and len(returns) == 100 and score >= config.stop_at:
+                return

@@ -1,0 +1,5 @@
+"""Stored experience."""
+
+from rlbook.replay.minibatches import minibatches
+
+__all__ = ["minibatches"]

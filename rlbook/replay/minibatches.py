@@ -1,0 +1,63 @@
+"""Shuffled minibatches of a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
+from rlbook import keys
+from rlbook.errors import ConfigError, explain
+from rlbook.typing import Key
+
+
+def minibatches(
+    data: TensorDictBase,
+    size: int,
+    *,
+    epochs: int = 1,
+    in_keys: Sequence[Key] | None = None,
+    drop_last: bool = False,
+    generator: torch.Generator | None = None,
+) -> Iterator[TensorDict]:
+    """Yield every row of a rollout once per epoch, in random order.
+
+    Args:
+        data: a rollout with any batch dimensions ``[*]``, for example ``[N, T]``.
+        size: rows of a minibatch; the last one of an epoch is smaller where they do not divide.
+        epochs: passes over the data.
+        in_keys: only these entries, for example ``loss_fn.in_keys`` (fewer entries, fewer copies); all by default.
+        drop_last: leave a smaller last minibatch out (compiled code compiles again for it).
+        generator: of the random order; torch's global CPU generator by default.
+
+    Yields:
+        TensorDict ``[size]``.
+
+    Raises:
+        ConfigError: ``size`` is not in ``[1, number of rows]``.
+
+    Example:
+        >>> for batch in minibatches(data, 64, epochs=4): ...             # doctest: +SKIP
+    """
+    count = data.batch_size.numel()
+    if not 1 <= size <= count:
+        raise ConfigError(explain("size", f"in [1, {count}], the rows of the data", str(size), "Collect more, or ask for less"))
+    flat = flat_rows(data, in_keys if in_keys is not None else list(data.keys(True, True)))
+    for _ in range(epochs):
+        permutation = torch.randperm(count, generator=generator).to(data.device or "cpu")
+        for rows in permutation.split(size):
+            if drop_last and len(rows) < size:
+                continue
+            yield TensorDict(keys.nest({key: value.index_select(0, rows) for key, value in flat.items()}), (len(rows),))
+
+
+def flat_rows(data: TensorDictBase, in_keys: Sequence[Key]) -> dict[Key, Tensor]:
+    """Flatten entries ``[N, T, ...]`` to ``[T * N, ...]``, time first as in a collector's memory, so that nothing is copied."""
+    order = tuple(reversed(range(data.batch_dims)))
+
+    def flatten(value: Tensor) -> Tensor:
+        return value.permute(*order, *range(len(order), value.ndim)).flatten(0, len(order) - 1)
+
+    return {key: flatten(data[key]) for key in in_keys}

@@ -1,0 +1,67 @@
+"""Evaluation: the returns of whole episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from rlbook import keys
+from rlbook.envs.base import Env
+from rlbook.envs.loop import Loop
+from rlbook.errors import EnvError, MissingKeyError, explain
+
+
+def episode_returns(data: TensorDictBase) -> Tensor:
+    """Return the returns of the episodes that end inside a rollout ``[*, T]``, in the order of their ends, ``[episodes]``.
+
+    Raises:
+        MissingKeyError: the environment was not wrapped with ``RewardSum``.
+    """
+    nxt: Any = data[keys.NEXT]
+    if keys.EPISODE_RETURN not in nxt.keys():
+        fix = "Wrap the environment: TransformedEnv(env, RewardSum())"
+        raise MissingKeyError(
+            explain("A rollout", f"one with next.{keys.EPISODE_RETURN}", f"{sorted(map(str, nxt.keys()))}", fix)
+        )
+    done, total = nxt[keys.DONE], nxt[keys.EPISODE_RETURN]
+    return total.movedim(-1, 0)[done.movedim(-1, 0)]
+
+
+def evaluate(env: Env, policy: Any, episodes: int = 100, *, max_steps: int = 100_000, seed: int | None = None) -> Tensor:
+    """Run ``policy`` for ``episodes`` whole episodes and return their returns, float32 ``[episodes]``.
+
+    Every environment of the batch contributes the same number of its first episodes: taking whichever end first would favour
+    short ones.
+
+    Args:
+        env: a batched environment that reset itself; many environments make the evaluation fast.
+        policy: anything callable, for example ``actor.greedy``.
+        episodes: how many, rounded up to a multiple of ``env.num_envs``.
+        max_steps: give up after so many steps of the batch.
+        seed: reseed the environment first, for a repeatable score.
+
+    Raises:
+        EnvError: an episode does not end within ``max_steps``.
+    """
+    if seed is not None:
+        env.seed(seed)
+    each = -(-episodes // env.num_envs)
+    finished: list[list[float]] = [[] for _ in range(env.num_envs)]
+    total = torch.zeros(env.num_envs)
+    loop = Loop(env, policy, num_steps=64)
+    for _ in range(0, max_steps, 64):
+        nxt: Any = loop.run()[keys.NEXT].cpu()
+        reward, done = (nxt[key].reshape(env.num_envs, -1) for key in (keys.REWARD, keys.DONE))
+        for t in range(reward.shape[1]):
+            total += reward[:, t]
+            for i in done[:, t].nonzero().flatten().tolist():
+                finished[i].append(total[i].item())
+                total[i] = 0.0
+        if min(map(len, finished)) >= each:
+            return torch.tensor([value for row in finished for value in row[:each]])
+    slow = sum(len(row) < each for row in finished)
+    fix = "Give the environment a step limit with StepCounter(max_steps=...), or raise max_steps"
+    raise EnvError(explain("Every episode", f"over within max_steps={max_steps}", f"{slow} environments that did not end", fix))

@@ -1,0 +1,240 @@
+"""Observations of zero mean and unit variance: measured beforehand, or while training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlbook import keys as names
+from rlbook.envs.base import Env
+from rlbook.envs.loop import align
+from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
+from rlbook.specs import Bounded, Composite, Unbounded
+from rlbook.transforms.base import Transform, as_keys, find
+from rlbook.typing import DeviceLike, Key, Leaves, Shape
+
+
+class ObservationNorm(Transform):
+    """Shift and scale observations by fixed numbers: ``(x - loc) / scale``, as float32.
+
+    Args:
+        loc: subtracted; a number, or a tensor that broadcasts with the observation. None: call :meth:`fit`.
+        scale: divided by, positive.
+        keys: which entries.
+
+    Raises:
+        ConfigError: ``scale`` is not positive, or nothing was given or fitted when the transform meets its environment.
+        MissingKeyError: the environment has no such entry.
+
+    Example:
+        >>> from rlbook import CartPole, ObservationNorm, TransformedEnv
+        >>> norm = ObservationNorm().fit(CartPole(num_envs=8), steps=100)
+        >>> env = TransformedEnv(CartPole(num_envs=8), norm)
+    """
+
+    def __init__(
+        self, loc: Tensor | float | None = None, scale: Tensor | float = 1.0, keys: str | Sequence[Key] = (names.OBSERVATION,)
+    ):
+        super().__init__()
+        self.keys = as_keys(keys)
+        self.loc: dict[Key, Tensor] = {}
+        self.scale: dict[Key, Tensor] = {}
+        if not (torch.as_tensor(scale) > 0).all():
+            raise ConfigError(explain("scale", "positive", repr(scale), "Pass for example the standard deviation"))
+        if loc is not None:
+            for key in self.keys:
+                self.loc[key], self.scale[key] = torch.as_tensor(loc).float(), torch.as_tensor(scale).float()
+
+    def fit(self, env: Env, steps: int = 1000) -> ObservationNorm:
+        """Measure mean and standard deviation over a random rollout of ``steps`` steps in every environment.
+
+        Elements that never vary are only shifted. Returns the transform itself.
+        """
+        data = env.rollout(steps, break_when_any_done=False)
+        for key in self.keys:
+            find(env.observation_spec, key, self)
+            x: Tensor = data.get(key).flatten(0, len(env.batch_size)).double()
+            std = x.std(0, correction=0)
+            self.loc[key], self.scale[key] = x.mean(0).float(), torch.where(std > 1e-6, std, 1.0).float()
+        return self
+
+    def transform_observation_spec(self, spec: Composite) -> Composite:
+        """The entries become unbounded float32."""
+        changed = {}
+        for key in self.keys:
+            shape = find(spec, key, self).shape
+            if key not in self.loc:
+                fix = "Pass loc and scale, or call ObservationNorm().fit(env) first"
+                raise ConfigError(explain("ObservationNorm", "given numbers before it is used", "none", fix))
+            self.loc[key], self.scale[key] = self.loc[key].to(self.device), self.scale[key].to(self.device)
+            _check_broadcast(key, self.loc[key] / self.scale[key], shape)
+            changed[key] = Unbounded(shape, device=self.device)
+        return spec.replace(changed)
+
+    def on_reset(self, leaves: Leaves, mask: Tensor) -> Leaves:
+        """Normalise."""
+        return self.on_step(leaves)
+
+    def on_step(self, leaves: Leaves) -> Leaves:
+        """Normalise."""
+        return {**leaves, **{key: (leaves[key].float() - self.loc[key]) / self.scale[key] for key in self.keys}}
+
+
+class Moments:
+    """Count, mean and variance of a stream of vectors, merged batch by batch.
+
+    Merging a batch of n rows with mean m and sum of squared deviations S into (N, M, Q), with d = m - M:
+    ``N' = N + n``, ``M' = M + d n / N'``, ``Q' = Q + S + d**2 N n / N'``.
+
+    Source: Chan, Golub & LeVeque (1983), eq. 2.1.
+    """
+
+    def __init__(self, shape: Shape, device: DeviceLike):
+        wide = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
+        self.count = torch.zeros((), dtype=wide, device=device)
+        self.mean = torch.zeros(shape, dtype=wide, device=device)
+        self.squares = torch.zeros(shape, dtype=wide, device=device)
+
+    def update(self, x: Tensor, mask: Tensor, decay: float) -> None:
+        """Merge the rows ``[N, ...]`` where ``mask`` ``[N]`` is true; what was there before weighs ``decay`` times as much."""
+        keep = align(mask, x)
+        n = mask.sum()
+        x = torch.where(keep, x, 0).to(self.mean.dtype)
+        mean = x.sum(0) / n.clamp(min=1)
+        squares = torch.where(keep, (x - mean).square(), 0).sum(0)
+        old = torch.where(n > 0, self.count * decay, self.count)
+        total = old + n
+        shift = mean - self.mean
+        fraction = n / total.clamp(min=1)
+        self.squares.mul_(torch.where(n > 0, decay, 1.0)).add_(squares + shift.square() * (old * fraction))
+        self.mean.add_(shift * fraction)
+        self.count.copy_(total)
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance; 1 before the first row."""
+        return torch.where(self.count > 0, self.squares / self.count.clamp(min=1), 1.0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what to save."""
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+
+class VecNorm(Transform):
+    """Normalise observations by the running mean and variance of all that were seen: ``(x - mean) / sqrt(variance + eps)``.
+
+    Every observation counts once, when it appears: after a reset only those of the environments that were reset.
+
+    Args:
+        keys: which entries.
+        decay: how much old observations weigh after each step, in ``(0, 1]``; 1 remembers everything.
+        eps: added to the variance.
+        clip: the result is clipped to ``[-clip, clip]``.
+
+    Attributes:
+        frozen: when true, observations are normalised but not counted.
+
+    Raises:
+        ConfigError: ``decay`` or ``clip`` out of range.
+        MissingKeyError: the environment has no such entry.
+
+    Example:
+        >>> from rlbook import Pendulum, TransformedEnv, VecNorm
+        >>> norm = VecNorm()
+        >>> env = TransformedEnv(Pendulum(num_envs=8), norm)
+        >>> evaluation = TransformedEnv(Pendulum(), norm.frozen_view())        # the same statistics, which it does not change
+    """
+
+    def __init__(
+        self, keys: str | Sequence[Key] = (names.OBSERVATION,), *, decay: float = 1.0, eps: float = 1e-8, clip: float = 10.0
+    ):
+        super().__init__()
+        if not 0 < decay <= 1:
+            raise ConfigError(
+                explain("decay", "in (0, 1]", repr(decay), "Pass for example decay=0.9999, or 1 to remember everything")
+            )
+        if not clip > 0:
+            raise ConfigError(explain("clip", "positive", repr(clip), "Pass for example clip=10.0"))
+        self.keys, self.decay, self.eps, self.clip = as_keys(keys), decay, eps, clip
+        self.frozen = False
+        self.moments: dict[Key, Moments] = {}
+        self._loaded: Mapping[str, Tensor] = {}
+
+    def frozen_view(self) -> VecNorm:
+        """Return a frozen transform for another environment that always uses this one's current statistics."""
+        view = VecNorm(self.keys, decay=self.decay, eps=self.eps, clip=self.clip)
+        view.frozen, view.moments, view._loaded = True, self.moments, self._loaded
+        return view
+
+    def transform_observation_spec(self, spec: Composite) -> Composite:
+        """The entries become float32 in ``[-clip, clip]``; the statistics get their shapes."""
+        changed = {}
+        for key in self.keys:
+            shape = find(spec, key, self).shape
+            if key not in self.moments:
+                self.moments[key] = Moments(shape, self.device)
+            _check_broadcast(key, self.moments[key].mean, shape)
+            changed[key] = Bounded(-self.clip, self.clip, shape, device=self.device)
+        if self._loaded:
+            self.load_state_dict(self._loaded)
+        return spec.replace(changed)
+
+    def on_reset(self, leaves: Leaves, mask: Tensor) -> Leaves:
+        """Count what was reset, then normalise."""
+        return self._apply(leaves, mask)
+
+    def on_step(self, leaves: Leaves) -> Leaves:
+        """Count, then normalise."""
+        return self._apply(leaves, torch.ones(self.batch_size, dtype=torch.bool, device=self.device))
+
+    def _apply(self, leaves: Leaves, mask: Tensor) -> Leaves:
+        changed: dict[Key, Any] = {}
+        for key in self.keys:
+            moments, x = self.moments[key], leaves[key]
+            if not self.frozen:
+                moments.update(x.reshape(-1, *moments.mean.shape), mask.reshape(-1), self.decay)
+            unit = (x - moments.mean) / (moments.variance + self.eps).sqrt()
+            changed[key] = unit.float().clamp(-self.clip, self.clip)
+        return {**leaves, **changed}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of count, mean and sum of squared deviations of each entry."""
+        return {
+            f"{names.pretty(key)}.{name}": x.clone()
+            for key, moments in self.moments.items()
+            for name, x in moments.tensors().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over saved statistics, before or after the transform has met its environment.
+
+        Raises:
+            MissingKeyError: the statistics of an entry are missing.
+            SpecError: they have another shape.
+        """
+        self._loaded = dict(state)
+        for key, moments in self.moments.items():
+            for name, tensor in moments.tensors().items():
+                full = f"{names.pretty(key)}.{name}"
+                if full not in state:
+                    raise MissingKeyError(
+                        explain(f"Entry {full!r}", "in the state", f"only {sorted(state)}", "Save it with state_dict()")
+                    )
+                _check_broadcast(full, state[full], tensor.shape, exact=True)
+                tensor.copy_(state[full])
+
+
+def _check_broadcast(key: Key, value: Tensor, shape: torch.Size, exact: bool = False) -> None:
+    """Raise SpecError unless ``value`` has, or broadcasts to, the shape of an entry."""
+    try:
+        fits = value.shape == shape if exact else torch.broadcast_shapes(value.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        what = f"The statistics of {names.pretty(key)!r}"
+        raise SpecError(
+            explain(what, f"of shape {list(shape)}", f"{list(value.shape)}", "Measure them on the same kind of environment")
+        )

@@ -1,0 +1,394 @@
+"""Curves that grow while you watch, and the dashboard that steers the run behind them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import inf, sqrt
+from threading import Lock
+from time import perf_counter
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlbook.errors import ConfigError, explain
+from rlbook.keys import as_tuple, pretty
+from rlbook.widgets._front import Bundle, View, has_front_end, in_kernel
+from rlbook.widgets._series import Series, as_float, short, smooth, sparkline, thin
+from rlbook.widgets.run import Run
+
+FLUSH_S = 0.05  # at most 20 messages a second
+UNHEARD_S, UNHEARD_POINTS = 0.3, 500  # the same before a page has answered
+HISTORY_POINTS = 4000  # a page that opens late gets each curve thinned to this many points
+SMOOTHED_POINTS = 100_000  # a longer curve is thinned before it is smoothed for the picture
+TEXT_S = 0.2  # refresh of the progress line in a terminal
+
+Curves = Sequence[str | Sequence[str]]
+
+
+class LivePlot(View):
+    """Curves that grow as numbers are added: live in a notebook, a picture in a saved one.
+
+    Args:
+        curves: names of the metrics to draw, one panel each; a tuple of names shares a panel. None draws all that come.
+        title: heading.
+        target: a level to reach, drawn as a dashed line: a number for the first curve, or ``{"episode_reward": 475}``.
+        smoothing: decay of the exponential moving average in ``[0, 1)``; the raw curve stays visible behind it.
+        x: the metric that is the horizontal axis, for example ``"frames"``; None takes the step.
+        height: height of a panel in pixels.
+
+    Example:
+        >>> plot = LivePlot(["loss"], target={"loss": 0.1})
+        >>> for step in range(100):
+        ...     plot.add(step, {"loss": 1 / (step + 1)})
+        >>> plot
+        LivePlot(loss █▂▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁ 0.01)
+    """
+
+    module: ClassVar[str] = "live"
+
+    def __init__(
+        self,
+        curves: Curves | None = None,
+        *,
+        title: str = "",
+        target: float | Mapping[str, float] | None = None,
+        smoothing: float = 0.9,
+        x: str | None = None,
+        height: int = 170,
+    ):
+        super().__init__()
+        if not 0 <= smoothing < 1:
+            raise ConfigError(
+                explain("smoothing", "in [0, 1)", repr(smoothing), "Pass 0 for no smoothing, 0.9 for a smooth curve")
+            )
+        self.groups = None if curves is None else [list(as_tuple(group)) for group in curves]  # type: ignore[arg-type]
+        self.title, self.smoothing, self.x, self.height = title, float(smoothing), x, height
+        self.target = target
+        self._series: dict[str, Series] = {}
+        self._sent: dict[str, int] = {}
+        self._lock = Lock()  # one flush at a time
+        self._due = 0.0
+        self._heard = False
+        self._last_x = 0.0
+
+    def add(self, step: float, metrics: Mapping[str, Any]) -> None:
+        """Append one number to each named curve; cheap, the screen follows at most 20 times a second.
+
+        Args:
+            step: the place on the horizontal axis; it must not fall.
+            metrics: numbers (or tensors of one element) by name; new names may come at any time; NaN leaves a gap.
+
+        Raises:
+            ConfigError: a metric is not one number.
+        """
+        if self.x is not None and self.x in metrics:
+            step = metrics[self.x]
+        self._last_x = step = float(step)
+        for key, value in metrics.items():
+            series = self._series.get(key)
+            if series is None:
+                series = self._series.setdefault(pretty(key), Series())
+            series.append(step, value if type(value) is float else as_float(key, value))
+        if perf_counter() >= self._due:
+            self.flush()
+
+    def data(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps and the values of a curve so far, float64 ``[T]`` both."""
+        if key not in self._series:
+            names = ", ".join(self._series) or "none yet"
+            raise ConfigError(explain("the curve", f"one of: {names}", repr(key), "Use a name that was added"))
+        return self._series[key].values()
+
+    def curve(self, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return steps, raw values (NaN where not finite) and smoothed values of a curve, ``[T]`` each; a long one thinned."""
+        x, y, mean = thin(*self.data(key), SMOOTHED_POINTS)
+        stride = max(1.0, len(self._series[key]) / max(len(y), 1))
+        return x, np.where(np.isfinite(y), y, np.nan), smooth(mean, self.smoothing**stride)
+
+    def clear(self) -> None:
+        """Forget all curves."""
+        with self._lock:
+            self._series.clear()
+            self._sent.clear()
+            self._last_x = 0.0
+        self._send({"kind": "clear", "state": self._state()})
+
+    def flush(self) -> None:
+        """Send what the page does not have yet. A page that has not said hello (it loads, or the kernel is busy) gets it all."""
+        self._due = perf_counter() + (FLUSH_S if self._heard else UNHEARD_S)
+        if self._widget is not None:
+            with self._lock:
+                if self._heard:
+                    self._send_points({key: self._sent.get(key, 0) for key in list(self._series)})
+                else:
+                    self._send_points(dict.fromkeys(list(self._series), 0), UNHEARD_POINTS)
+
+    def finish(self) -> None:
+        """Send the rest and renew the picture with which the notebook is saved."""
+        self.flush()
+        self.refresh()
+
+    def _send_points(self, start: Mapping[str, int], limit: int | None = None) -> None:
+        """Send the points of each curve from ``start`` on, as float32: x, then y, and when they are thinned their means."""
+        curves, parts = [], []
+        for key, first in start.items():
+            end = len(self._series[key])
+            if end > first and self._drawn(key):
+                x, y, mean = thin(*self._series[key].values(first, end), limit or end)
+                curves.append({"key": key, "start": first, "end": end, "points": len(x)})
+                parts += [x, y] if len(x) == end - first else [x, y, mean]
+                self._sent[key] = end
+        buffer = np.concatenate(parts).astype("<f4").tobytes() if parts else b""
+        self._send({"kind": "data", "curves": curves, "state": self._state()}, [buffer])
+
+    def _drawn(self, key: str) -> bool:
+        return key != self.x if self.groups is None else any(key in group for group in self.groups)
+
+    def panels(self) -> list[list[str]]:
+        """Return the names that share each panel."""
+        return [[key] for key in list(self._series) if self._drawn(key)] if self.groups is None else self.groups
+
+    def targets(self) -> dict[str, float]:
+        """Return the level to reach of each curve that has one."""
+        if self.target is None or isinstance(self.target, Mapping):
+            return dict(self.target or {})
+        first = next(iter(self.panels()), None)
+        return {first[0]: float(self.target)} if first else {}
+
+    def _state(self) -> dict[str, Any]:
+        return {"target": self.targets()}
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "groups": self.groups,
+            "smoothing": self.smoothing,
+            "height": self.height,
+            "x": self.x or "step",
+            "state": self._state(),
+        }
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message.get("kind") == "hello":  # a page opened, or misses something: it gets everything
+            with self._lock:
+                self._heard = True
+                self._send_points(dict.fromkeys(list(self._series), 0), HISTORY_POINTS)
+
+    def subtitle(self) -> str:
+        """Return the line below the heading of the picture."""
+        return ""
+
+    def _still(self) -> Bundle:
+        data: dict[str, Any] = {"text/plain": repr(self)}
+        if not self._series:
+            return data, {}
+        try:
+            from rlbook.widgets._picture import curves_png
+        except ImportError:  # matplotlib is optional: the text stays
+            return data, {}
+        png, width, height = curves_png(self)
+        return data | {"image/png": png}, {"image/png": {"width": width, "height": height}}
+
+    def _summary(self, spark: bool = True) -> list[str]:
+        lines = []
+        for key in (key for panel in self.panels() for key in panel if key in self._series):
+            _, raw, smoothed = self.curve(key)
+            lines.append(" ".join([key, *([sparkline(raw)] if spark else []), short(smoothed[-1])]))
+        return lines
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._summary()) or 'no data yet'})"
+
+
+@dataclass(frozen=True)
+class Slider:
+    """A number to turn while the run goes on, from ``low`` to ``high`` on a ``"linear"`` or a ``"log"`` scale."""
+
+    low: float
+    high: float
+    scale: str = "linear"
+    value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in ("linear", "log"):
+            fix = "Pass for example (1e-5, 1e-2, 'log')"
+            raise ConfigError(explain("a slider's scale", "'linear' or 'log'", repr(self.scale), fix))
+        if not self.low < self.high or (self.scale == "log" and self.low <= 0):
+            fix = "Pass (low, high) with low < high; a log scale needs low > 0"
+            raise ConfigError(explain("a slider", "a range", f"{self.low} to {self.high}", fix))
+        if not self.low <= self.start <= self.high:
+            got = f"{self.value} outside {self.low} to {self.high}"
+            raise ConfigError(explain("a slider's start", "inside its range", got, "Change the start or the range"))
+
+    @classmethod
+    def parse(cls, what: Slider | Sequence[Any]) -> Slider:
+        """Read ``(low, high)``, followed in any order by ``"log"`` and by the value to start from."""
+        if isinstance(what, Slider):
+            return what
+        low, high, *rest = what
+        scale = next((item for item in rest if isinstance(item, str)), "linear")
+        value = next((float(item) for item in rest if not isinstance(item, str)), None)
+        return cls(float(low), float(high), scale, value)
+
+    @property
+    def start(self) -> float:
+        """Where it stands at first: ``value``, or the middle of its scale."""
+        if self.value is not None:
+            return self.value
+        return sqrt(self.low * self.high) if self.scale == "log" else (self.low + self.high) / 2
+
+    def clamp(self, value: float) -> float:
+        """Return the nearest value inside the range."""
+        return min(max(float(value), self.low), self.high)
+
+
+class Dashboard(LivePlot):
+    """A ``LivePlot`` with the buttons of its run, its progress and its pace, and sliders for what may change as it goes.
+
+    Args:
+        curves, title, target, smoothing, x, height: as in ``LivePlot``.
+        total: where ``x`` ends, for the progress bar; None takes the run's number of steps.
+        sliders: ``{"lr": (1e-5, 1e-2, "log", 3e-4), "clip_eps": (0.05, 0.4)}``: low, high, and if wanted scale and start.
+        on_param: called with the name and the value when a slider moves.
+
+    Attributes:
+        params: the values of the sliders, read-only, safe to read from any thread: ``board.params["lr"]``.
+
+    Example:
+        >>> board = Dashboard(["loss"], sliders={"lr": (1e-4, 1e-1, "log", 1e-2)})
+        >>> run = Run(lambda i: {"loss": board.params["lr"] / (i + 1)}, n=50, board=board).start().wait()
+        >>> run.iteration
+        50
+    """
+
+    def __init__(
+        self,
+        curves: Curves | None = None,
+        *,
+        title: str = "",
+        target: float | Mapping[str, float] | None = None,
+        smoothing: float = 0.9,
+        x: str | None = None,
+        total: float | None = None,
+        sliders: Mapping[str, Slider | Sequence[Any]] | None = None,
+        on_param: Callable[[str, float], Any] | None = None,
+        height: int = 170,
+    ):
+        super().__init__(curves, title=title, target=target, smoothing=smoothing, x=x, height=height)
+        self.total, self.on_param = total, on_param
+        self.run: Run | None = None
+        self._sliders = {name: Slider.parse(what) for name, what in (sliders or {}).items()}
+        self._params = {name: slider.start for name, slider in self._sliders.items()}
+        self.params = MappingProxyType(self._params)
+        self._ack = 0
+        self._text_due = 0.0
+
+    def set_param(self, name: str, value: float) -> None:
+        """Set a slider from Python; the value is clamped to its range.
+
+        Raises:
+            ConfigError: there is no such slider.
+        """
+        if name not in self._sliders:
+            names = ", ".join(self._params) or "none"
+            raise ConfigError(explain("the slider", f"one of: {names}", repr(name), "Name it in sliders={...}"))
+        self._params[name] = self._sliders[name].clamp(value)
+        if self.on_param is not None:
+            self.on_param(name, self._params[name])
+        self.sync()
+
+    def attach(self, run: Run) -> None:
+        """Become the board of ``run``: its buttons steer it. A board that showed another run starts afresh."""
+        if self.run is not None:
+            self.clear()
+            self._shown = False
+        self.run = run
+        self.sync()
+
+    def begin(self) -> None:
+        """The run starts: appear, unless the reader has put the board on the screen already."""
+        if not self._shown and has_front_end():
+            self.show()
+
+    def sync(self) -> None:
+        """Tell the page the state of the run."""
+        self._send({"kind": "state", "state": self._state()})
+
+    def finish(self) -> None:
+        """The run is over: bring the last points, and leave a picture (or, in a terminal, the last line of text)."""
+        self.flush()
+        if in_kernel():
+            self.refresh() if self._shown else self.show()
+        elif sys.stderr.isatty():
+            sys.stderr.write(f"\r{self.progress_line()}\x1b[K\n")
+
+    def flush(self) -> None:
+        """Send what the page does not have yet; in a terminal, renew the line of text."""
+        super().flush()
+        if self._due > self._text_due and not in_kernel() and self.run is not None and self.run.mode == "cell":
+            self._text_due = self._due + TEXT_S
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{self.progress_line()}\x1b[K")
+                sys.stderr.flush()
+
+    def progress(self) -> tuple[float, float]:
+        """Return how far the run is and where it ends (infinity when nobody knows), in units of ``x``."""
+        if self.run is None or self.total is not None or (self.run.n is None and self.x is not None):
+            return self._last_x, self.total or inf
+        return self.run.iteration, self.run.n or inf
+
+    def progress_line(self) -> str:
+        """Return one line of text: a bar, the pace, and the newest value of each curve."""
+        done, total = self.progress()
+        bar = "" if total == inf else f"{'█' * int(20 * done / total):░<20} {done / total:4.0%} "
+        return bar + "  ".join([self.subtitle(), *self._summary(spark=False)])
+
+    def subtitle(self) -> str:
+        """Return state, progress, pace and time in one line."""
+        if self.run is None:
+            return ""
+        state = self._state()
+        of = "" if state["total"] is None else f" of {short(state['total'])}"
+        return (
+            f"{self.run.state} · {short(state['done'])}{of} {state['unit']} · {short(state['rate'])}/s · {self.run.elapsed:.1f} s"
+        )
+
+    def _state(self) -> dict[str, Any]:
+        state = super()._state() | {"params": dict(self._params), "ack": self._ack}
+        run = self.run
+        if run is None:
+            return state
+        done, total = self.progress()
+        counts_x = self.x is not None and (self.total is not None or run.n is None)
+        scale = done / run.iteration if run.iteration else 1.0
+        return state | {
+            "status": run.state,
+            "blocked": run.blocked,
+            "done": done,
+            "total": None if total == inf else total,
+            "unit": self.x if counts_x else "steps",
+            "rate": run.steps_per_second * scale,
+            "elapsed": run.elapsed,
+            "error": "" if run.error is None else f"{type(run.error).__name__}: {run.error}",
+        }
+
+    def _config(self) -> dict[str, Any]:
+        return super()._config() | {"sliders": {name: asdict(slider) for name, slider in self._sliders.items()}}
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        super()._hear(message)
+        kind = message.get("kind")
+        if kind == "param":
+            self._ack = message["id"]
+            self.set_param(message["name"], message["value"])
+        elif kind == "command" and self.run is not None:
+            self._ack = message["id"]
+            act = {"pause": self.run.pause, "step": self.run.step_once, "stop": self.run.stop}.get(message["name"])
+            self.run.resume() if act is None else act(timeout=0)
+            self.sync()
+
+    def __repr__(self) -> str:
+        return f"Dashboard({', '.join(filter(None, [self.subtitle(), *self._summary()])) or 'no data yet'})"

@@ -1,0 +1,118 @@
+"""A JupyterLab server of its own and a headless Chromium, for tests; nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import psutil
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+PATIENCE_MS = 60_000
+QUIET = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+
+def chromium() -> str | None:
+    """Return the path of Chromium: the variable CHROMIUM, or Debian's."""
+    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Lab:
+    """JupyterLab on a folder, on a free port, with settings and kernels of its own."""
+
+    def __init__(self, folder: Path, home: Path, theme: str = "JupyterLab Light"):
+        self.folder = folder
+        settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True)
+        for name, values in (QUIET | {"themes": {"theme": theme}}).items():
+            (settings / f"{name}.jupyterlab-settings").write_text(json.dumps(values))
+        places = {name: str(home / name.lower()) for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
+        own = {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+        path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "RLBOOK_RUN_MODE": "thread"}
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+        command += [f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=test"]
+        self.log = (home / "server.log").open("w")
+        self.server = subprocess.Popen(
+            command, env=os.environ | places | own | path, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+        self.address = self._address(Path(places["JUPYTER_RUNTIME_DIR"]) / f"jpserver-{self.server.pid}.json")
+
+    def _address(self, file: Path) -> str:
+        for _ in range(600):
+            if self.server.poll() is not None:
+                break
+            if file.exists() and file.read_text().strip().endswith("}"):
+                return json.loads(file.read_text())["url"]
+            time.sleep(0.1)
+        self.close()
+        raise RuntimeError("JupyterLab did not start:\n" + Path(self.log.name).read_text()[-2000:])
+
+    def write(self, name: str, cells: Sequence[str]) -> None:
+        """Write a notebook of code cells."""
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, self.folder / name)
+
+    def read(self, name: str) -> nbformat.NotebookNode:
+        return nbformat.read(self.folder / name, as_version=4)
+
+    def open(self, page: Page, name: str) -> None:
+        """Open a notebook and wait until its kernel is ready."""
+        page.goto(f"{self.address}lab/tree/{name}?token=test&reset")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=PATIENCE_MS)
+
+    def run_all(self, page: Page) -> None:
+        """Choose Run All; JupyterLab sometimes drops it right after opening, so look whether the first prompt changed."""
+        prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+        for _ in range(5):
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            try:
+                expect(prompt).not_to_have_text("[ ]:", timeout=3_000)
+                return expect(prompt).to_have_text("[1]:", timeout=PATIENCE_MS)
+            except AssertionError:
+                continue
+        raise RuntimeError("JupyterLab ignored Run All five times")
+
+    def close(self) -> list[psutil.Process]:
+        """Stop the server and its kernels; return what had to be killed."""
+        try:
+            family = psutil.Process(self.server.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        self.server.terminate()
+        try:
+            self.server.wait(15)
+        except subprocess.TimeoutExpired:
+            self.server.kill()
+            self.server.wait(5)
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=5)
+        self.log.close()
+        return alive

@@ -1,0 +1,52 @@
+"""Every exercise: its reference passes, and every mistake it lists is diagnosed with its own message."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlbook.course import all_exercises, check
+from rlbook.course.check import examine
+from rlbook.course.diagnose import judge
+
+EXERCISES = list(all_exercises().values())
+MISTAKES = [
+    pytest.param(exercise, message, id=f"{exercise.name}-{number}")
+    for exercise in EXERCISES
+    for number, message in enumerate(exercise.mistakes)
+]
+each = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+
+
+@each
+def test_the_reference_passes(exercise, capsys):
+    assert check(exercise.name, exercise.reference) is exercise.reference
+    assert capsys.readouterr().out.startswith(f"\N{CHECK MARK} {exercise.name}: ")
+
+
+@pytest.mark.parametrize("exercise, message", MISTAKES)
+def test_a_mistake_is_named(exercise, message):
+    verdict = judge(exercise.mistakes[message], exercise)
+    assert not verdict.right
+    assert verdict.says == message
+
+
+@each
+def test_it_has_hints_that_come_in_steps_and_plain_words(exercise):
+    assert 2 <= len(exercise.hints) <= 4
+    assert len(exercise.mistakes) >= 3
+    for text in (*exercise.hints, *exercise.mistakes):
+        assert text.count("`") % 2 == 0, text
+        assert text.endswith((".", "?")), text
+
+
+@each
+def test_the_inputs_are_the_same_each_time_and_differ_between_draws(exercise):
+    assert repr(exercise.draw(0)) == repr(exercise.draw(0))
+    assert repr(exercise.draw(0)) != repr(exercise.draw(1))
+
+
+@each
+def test_an_empty_stub_is_open(exercise):
+    def stub(*arguments): ...
+
+    assert examine(exercise, stub).state == "open"
