@@ -81,8 +81,10 @@ def from_torchrl(td: TensorDictBase, *, categorical: bool = True, per_step: Iter
     out = _map(td, convert)
     action = out.get(keys.ACTION, None)
     whole = action is not None and not action.dtype.is_floating_point and action.ndim == td.batch_dims + 1
-    if categorical and whole and bool((action.long().sum(-1) == 1).all()):
-        out[keys.ACTION] = action.long().argmax(-1)
+    if categorical and whole:
+        index = action.long().argmax(-1)
+        if torch.equal(action.long(), torch.nn.functional.one_hot(index, action.shape[-1])):
+            out[keys.ACTION] = index
     return out
 
 

@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # they live as long as this process, by design
+LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # they live as long as this process, by design
 
 
 def left_behind(patience: float = 5.0) -> list[str]:
@@ -18,12 +18,12 @@ def left_behind(patience: float = 5.0) -> list[str]:
 
 
 def running_children() -> list[str]:
-    """Return the command lines of this process's children, without the helpers and the ones that only wait to be collected."""
+    """Return the command lines of this process's children, without the lasting ones and those that have ended."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
             command = " ".join(child.cmdline())
-            if child.status() != psutil.STATUS_ZOMBIE and not any(helper in command for helper in HELPERS):
+            if child.status() != psutil.STATUS_ZOMBIE and not any(name in command for name in LASTING):
                 found.append(command)
         except psutil.NoSuchProcess:
             continue

@@ -162,7 +162,7 @@ def sb3_of(size: int) -> Make:
 
 def cases(size: str = "full") -> Iterator[Case]:
     for rows in (64, 512) if size != "tiny" else (8,):
-        targets = [faster("rlbook", 2 if rows == 64 else 4, TORCHRL)]
+        targets = [faster("rlbook", 2, TORCHRL)] if rows == 64 else [faster("rlbook, compiled", 4, TORCHRL)]
         if rows == 64:
             targets += [faster("rlbook, compiled", 5, TORCHRL_STEP, TORCHRL_LOSS), faster("rlbook, compiled", 4, LEANRL)]
         contenders = {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from rlbook import keys
 from rlbook.envs.base import Env
@@ -120,7 +121,7 @@ class CompiledLoop(Loop):
             for t in range(0, self.num_steps, self.chunk):
                 written = {key: value[t : t + self.chunk] for key, value in self._written.items()}
                 root = self._compiled(root, None if noise is None else noise[t : t + self.chunk], written)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except TorchDynamoException as error:
             self._compiled = None
             warn_eager(f"The collection from {type(self.env).__name__}", error)
             return super().run()

@@ -32,6 +32,9 @@ class Unsolved(Exception):
 class Trouble(Exception):
     """The learner's function cannot be judged by its outputs; the message says why, in the learner's terms."""
 
+    printed = ""
+    """What it printed before."""
+
 
 class OutOfTime(BaseException):
     """The learner's function took too long. (No Exception: a learner's ``except Exception`` must not swallow it.)"""
@@ -58,8 +61,12 @@ def attempt(function: Any, exercise: Exercise, arguments: Arguments) -> Outcome:
     leaves = [leaf_of(x, exercise.gradients) for x in arguments]
     given = [copy_of(x) for x in leaves]
     out = io.StringIO()
-    with redirect_stdout(out):
-        value = call(function, given)
+    try:
+        with redirect_stdout(out):
+            value = call(function, given)
+    except Trouble as trouble:
+        trouble.printed = out.getvalue()
+        raise
     if value is ...:
         raise Unsolved
     if value is None:
@@ -117,7 +124,12 @@ def call(function: Function, arguments: list[Any]) -> Any:
     except Exception as error:
         if "ellipsis" in str(error):  # a hole of the exercise is still there
             raise Unsolved from None
-        raise Trouble(f"It raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{where(error)}") from None
+        raise Trouble(f"It raises {type(error).__name__}: {first_line(error)}{where(error)}.") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception says, in one line without a full stop."""
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
 
 
 def where(error: Exception) -> str:
@@ -133,13 +145,15 @@ def time_limit(seconds: float) -> Iterator[None]:
     if sys.gettrace() is not None or sys.platform == "emscripten":  # no threads there
         yield
         return
-    raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    thread, lock, over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), threading.Event()
+    thread, lock = ctypes.c_ulong(threading.get_ident()), threading.Lock()
+    over = rung = False
 
     def ring() -> None:
+        nonlocal rung
         with lock:
-            if not over.is_set():
-                raise_in_thread(thread, ctypes.py_object(OutOfTime))
+            if not over:
+                rung = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OutOfTime))
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
@@ -148,9 +162,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         with lock:
-            over.set()
-            raise_in_thread(thread, None)  # take back what was not raised yet
+            over = True
         timer.cancel()
+        while rung and not isinstance(sys.exc_info()[1], OutOfTime):
+            pass  # it has rung at the last moment: the exception arrives here
 
 
 def leaf_of(x: Any, gradients: bool) -> Any:

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from rlbook.course.attempt import Trouble, Unsolved
-from rlbook.course.diagnose import Verdict, judge
+from rlbook.course.diagnose import Verdict, judge, printed_row
 from rlbook.course.exercise import Exercise, find_exercise
 from rlbook.errors import ConfigError, RLBookError, explain
 from rlbook.widgets._front import in_kernel
@@ -72,7 +72,7 @@ def examine(exercise: Exercise, function: Any, hint: int | None = None) -> Repor
     except Unsolved:
         verdict, state = Verdict(False, "Not solved yet."), "open"
     except Trouble as trouble:
-        verdict, state = Verdict(False, str(trouble)), "wrong"
+        verdict, state = Verdict(False, str(trouble), printed_row(trouble.printed)), "wrong"
     if state == "solved":
         return Report(exercise, state, f"{verdict.says} The lesson goes on with yours.", verdict.example)
     shown = min(_asked[exercise.name], len(exercise.hints)) if hint is None else hint

@@ -14,9 +14,12 @@ from torch import Tensor
 from rlbook.course.attempt import Outcome, attempt, outcome_of
 from rlbook.course.exercise import Arguments, Exercise, Function
 
+Case = tuple[str, Arguments]
 RTOL, ATOL = 1e-4, 1e-5
 SHOWN = 6
 """Numbers of a tensor that an example shows."""
+MOST_PRINTED = 500
+"""Characters of what the learner's function prints that are shown."""
 
 
 @dataclass
@@ -37,35 +40,40 @@ def judge(function: Function, exercise: Exercise) -> Verdict:
     """
     cases = list(exercise.cases())
     got = [attempt(function, exercise, arguments) for _, arguments in cases]
-    printed = "It also prints: take that out before it runs ten thousand times." if any(o.printed for o in got) else ""
+    printed = printed_row(got[0].printed)
     if exercise.goal is not None:
         missing = exercise.goal(lambda *arguments: attempt(function, exercise, arguments).value)
         if not missing:
-            return Verdict(True, f"Goal reached. {printed}".strip())
-        return Verdict(False, name_mistake(exercise, cases, got) or missing)
+            return Verdict(True, "Goal reached.", printed)
+        return Verdict(False, name_mistake(exercise, cases, got) or missing, printed)
     want = [outcome_of(exercise.reference, exercise, arguments) for _, arguments in cases]
     wrong = [i for i in range(len(cases)) if not same(got[i], want[i])]
     if not wrong:
-        return Verdict(True, f"Right, on {len(cases)} random inputs. {printed}".strip())
+        return Verdict(True, f"Right, on {len(cases)} random inputs.", printed)
     first = wrong[0]
     example = tuple(example_rows(exercise, cases[first][1], got[first], want[first]))
     says = name_mistake(exercise, cases, got)
+    if not says and any(not equal(g.value, w.value) for g, w in zip(got, want, strict=True)):
+        says = name_mistake(exercise, cases, got, with_gradients=False)
     if not says:
         says = f"{first_difference(got[first], want[first])} {where_right(cases, wrong)}".strip()
-    return Verdict(False, says, example)
+    return Verdict(False, says, (*example, *printed))
 
 
-def name_mistake(exercise: Exercise, cases: list[tuple[str, Arguments]], got: list[Outcome]) -> str:
+def name_mistake(exercise: Exercise, cases: list[Case], got: list[Outcome], with_gradients: bool = True) -> str:
     """Return the known mistake that gives the same outputs on every input, or ""."""
     for message, mistake in exercise.mistakes.items():
-        if all(same(outcome, outcome_of(mistake, exercise, case)) for outcome, (_, case) in zip(got, cases, strict=True)):
+        outcomes = (outcome_of(mistake, exercise, arguments) for _, arguments in cases)
+        if all(same(mine, known, with_gradients) for mine, known in zip(got, outcomes, strict=True)):
             return message
     return ""
 
 
-def same(a: Outcome, b: Outcome) -> bool:
+def same(a: Outcome, b: Outcome, with_gradients: bool = True) -> bool:
     """Are two outcomes equal, gradients included?"""
-    return equal(a.value, b.value) and all(equal(a.gradients[name], b.gradients[name]) for name in b.gradients)
+    if not equal(a.value, b.value):
+        return False
+    return not with_gradients or all(equal(a.gradients[name], b.gradients[name]) for name in b.gradients)
 
 
 def equal(got: Any, want: Any) -> bool:
@@ -142,7 +150,7 @@ def gradient_difference(got: Outcome, want: Outcome) -> str:
     return ""
 
 
-def where_right(cases: list[tuple[str, Arguments]], wrong: list[int]) -> str:
+def where_right(cases: list[Case], wrong: list[int]) -> str:
     """Say in which situations the function is right and in which it is not, if that tells anything."""
     bad = list(dict.fromkeys(cases[i][0] for i in wrong))
     good = [label for label in dict.fromkeys(label for label, _ in cases) if label not in bad]
@@ -154,6 +162,12 @@ def example_rows(exercise: Exercise, arguments: Arguments, got: Outcome, want: O
     yield from ((name, describe(x)) for name, x in zip(exercise.arguments, arguments, strict=True))
     yield "yours", describe(got.value)
     yield "reference", describe(want.value)
+
+
+def printed_row(text: str) -> tuple[tuple[str, str], ...]:
+    """Return what a function printed as a row, if it did."""
+    text = text.strip()
+    return (("it prints", text if len(text) <= MOST_PRINTED else f"{text[:MOST_PRINTED]} ..."),) if text else ()
 
 
 def describe(x: Any) -> str:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rlbook.envs.check import check_env
     from rlbook.envs.libs.gym import GymEnv
     from rlbook.envs.loop import Loop
+    from rlbook.envs.make import make_env
     from rlbook.envs.native import CartPole, GridWorld, NativeEnv, Pendulum
 
 _HOMES = {
@@ -19,9 +20,10 @@ _HOMES = {
     "NativeEnv": "native.base",
     "Pendulum": "native.pendulum",
     "check_env": "check",
+    "make_env": "make",
 }
 
-__all__ = ["CartPole", "Env", "GridWorld", "GymEnv", "Loop", "NativeEnv", "Pendulum", "check_env"]
+__all__ = ["CartPole", "Env", "GridWorld", "GymEnv", "Loop", "NativeEnv", "Pendulum", "check_env", "make_env"]
 
 
 def __getattr__(name: str) -> Any:

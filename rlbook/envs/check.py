@@ -53,14 +53,14 @@ def check_env(env: Env, steps: int = 100, *, seed: int = 0, partial_reset: bool 
     env.seed(seed)
     _check_reset(env)
     _check_steps(env, steps)
+    if isinstance(env, NativeEnv):
+        _check_native(env)
     data = _check_seeding(env, steps, seed)
     _check_endings(env, data)
     _check_memory(env, seed)
     if partial_reset:
         _check_partial_reset(env, steps, seed)
     _check_closed(env)
-    if isinstance(env, NativeEnv):
-        _check_native(env)
     env.reset(seed=seed)
     ended = int(data[keys.NEXT, keys.DONE].sum())
     return f"{_name(env)} keeps the contract: {steps} steps, batch size {list(env.batch_size)}, {ended} episodes ended."

@@ -58,7 +58,7 @@ class Loop:
         return self._finish(t + 1)
 
     def _begin(self) -> None:
-        """Put the current root into row 0: what the last rollout ended with, or a reset if anything else moved the environment."""
+        """Put the current root into row 0: the end of the last rollout, or a reset if anything else has moved the environment."""
         self.env._check_open()
         if self.env._driver is not self._token:
             self._writer.reset(0)

@@ -21,7 +21,7 @@ if config.DISABLE_JIT:
 
 _UNIT = {torch.float32: np.float32(1), torch.float64: np.float64(1)}
 _FLAG = np.uint8(1)
-_ROWS = 8  # rows that advance together where memory is row-major
+_ROWS = 8  # rows that advance together where memory is row-major; _scan_block is written for this number
 _TILE = 1024  # numbers staged at a time where memory is time-major: their inputs and outputs fit the first-level cache
 
 
@@ -168,10 +168,21 @@ def _scratch(steps, like):
 
 @njit
 def _scan_block(x, b, steps):
-    """Scan ``_ROWS`` rows together and in place; column ``steps`` of ``x`` holds what comes after the last step, 0 at first."""
+    """Scan eight rows together and in place; column ``steps`` of ``x`` holds what comes after the last step, 0 at first.
+
+    Written out, because each row's ``c`` then stays in a register; in a loop over the rows it goes through memory.
+    """
+    c0, c1, c2, c3 = x[0, steps], x[1, steps], x[2, steps], x[3, steps]
+    c4, c5, c6, c7 = x[4, steps], x[5, steps], x[6, steps], x[7, steps]
     for t in range(steps - 1, -1, -1):
-        for j in range(_ROWS):
-            x[j, t] += b[j, t] * x[j, t + 1]
+        c0 = x[0, t] = x[0, t] + b[0, t] * c0
+        c1 = x[1, t] = x[1, t] + b[1, t] * c1
+        c2 = x[2, t] = x[2, t] + b[2, t] * c2
+        c3 = x[3, t] = x[3, t] + b[3, t] * c3
+        c4 = x[4, t] = x[4, t] + b[4, t] * c4
+        c5 = x[5, t] = x[5, t] + b[5, t] * c5
+        c6 = x[6, t] = x[6, t] + b[6, t] * c6
+        c7 = x[7, t] = x[7, t] + b[7, t] * c7
 
 
 @njit

@@ -69,11 +69,12 @@ class Loss(nn.Module):
         return leaves
 
     def hyper(self, **values: float) -> None:
-        """Register hyper-parameters that may change while training."""
+        """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device."""
+        device = next((parameter.device for parameter in self.parameters()), None)
         for name, value in values.items():
             if not isinstance(value, int | float) or value != value:
                 raise ConfigError(explain(name, "a number", repr(value), f"Pass for example {name}=0.1"))
-            self.register_buffer(name, torch.tensor(float(value)))
+            self.register_buffer(name, torch.tensor(float(value), device=device))
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)

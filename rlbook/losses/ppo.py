@@ -8,6 +8,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
+from rlbook.errors import ConfigError, explain
 from rlbook.functional import approx_kl, clip_fraction, normalize, ppo_clip_loss
 from rlbook.losses.base import Loss
 from rlbook.modules.actor import Actor, ValueHead
@@ -39,8 +40,12 @@ class PPOLoss(Loss):
     Deviates: advantages are normalised per batch, as in the authors' code (Engstrom et al. 2020).
 
     Example:
-        >>> loss_fn = PPOLoss(actor, value)                               # doctest: +SKIP
-        >>> loss_fn(batch)["loss"].backward()                             # doctest: +SKIP
+        >>> from rlbook import CartPole, GAE
+        >>> from rlbook.modules import make_actor, make_value
+        >>> env = CartPole(num_envs=4, seed=0)
+        >>> actor, value = make_actor(env), make_value(env)
+        >>> loss_fn = PPOLoss(actor, value)
+        >>> loss_fn(GAE(value)(env.rollout(32, actor)))["loss"].backward()
     """
 
     actor: Actor
@@ -59,6 +64,10 @@ class PPOLoss(Loss):
         value_coef: float = 0.5,
         normalize_advantage: bool = True,
     ):
+        if not hasattr(actor, "dist"):
+            raise ConfigError(explain("actor", "an Actor", type(actor).__name__, "Wrap the network: Actor(net, env.action_spec)"))
+        if value is not None and not hasattr(value, "value"):
+            raise ConfigError(explain("value", "a ValueHead or None", type(value).__name__, "Wrap the network: ValueHead(net)"))
         super().__init__()
         self.actor, self.value = actor, value
         self.hyper(clip_eps=clip_eps, entropy_coef=entropy_coef, value_coef=value_coef)
@@ -76,7 +85,7 @@ class PPOLoss(Loss):
         if self.normalize_advantage:
             advantage = normalize(advantage)
         dist = self.actor.dist(batch)
-        log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB]
+        log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB].detach()
         ratio = log_ratio.exp()
         entropy = dist.entropy().mean()
         terms = {
@@ -89,6 +98,6 @@ class PPOLoss(Loss):
             "clip_fraction": clip_fraction(ratio.detach(), self.clip_eps).mean(),
         }
         if self.value is not None:
-            value, target = self.value.value(batch), batch[keys.VALUE_TARGET]
+            value, target = self.value.value(batch), batch[keys.VALUE_TARGET].detach()
             terms["loss_value"] = self.value_coef * (value - target).square().mean()
         return terms, diagnostics

@@ -49,9 +49,14 @@ def compile_update(
         ConfigError: an optimizer holds parameters that the loss does not have or that are frozen, or has taken a step already.
 
     Example:
-        >>> optimizer = torch.optim.Adam(loss_fn.parameters(), lr=3e-4)   # doctest: +SKIP
-        >>> update = compile_update(loss_fn, optimizer, max_grad_norm=0.5)   # doctest: +SKIP
-        >>> for batch in minibatches(data, 64, epochs=4): metrics = update(batch)   # doctest: +SKIP
+        >>> from rlbook import CartPole, GAE, PPOLoss, minibatches
+        >>> from rlbook.modules import make_actor, make_value
+        >>> env = CartPole(num_envs=4, seed=0)
+        >>> loss_fn = PPOLoss(make_actor(env), make_value(env))
+        >>> optimizer = torch.optim.Adam(loss_fn.parameters(), lr=3e-4)
+        >>> update = compile_update(loss_fn, optimizer, max_grad_norm=0.5, compile=False)
+        >>> data = GAE(loss_fn.value)(env.rollout(64, loss_fn.actor))
+        >>> for batch in minibatches(data, 64, epochs=4): metrics = update(batch)
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     return Update(loss_fn, optimizers, max_grad_norm, compile)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlbook import keys
 from rlbook.distributions import Delta, Distribution, for_spec
 from rlbook.errors import MissingKeyError, SpecError, explain
-from rlbook.specs import Bounded, Spec
+from rlbook.specs import Bounded, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves
 
 
@@ -28,7 +28,7 @@ class _Reader(nn.Module):
         try:
             inputs = [data[key] for key in self.in_keys]
         except KeyError as error:
-            missing = [keys.pretty(key) for key in self.in_keys if key not in data.keys()]
+            missing = [keys.pretty(key) for key in self.in_keys if data.get(key, None) is None]
             fix = f"Pass in_keys=... to {type(self).__name__}, naming the entries its network reads"
             raise MissingKeyError(explain("in_keys", f"among {sorted(map(str, data.keys()))}", f"{missing}", fix)) from error
         return self.net(*inputs)
@@ -39,7 +39,7 @@ class Actor(_Reader):
 
     The distribution follows from the action spec: categorical for discrete actions, a tanh-squashed normal for bounded ones (the
     network then returns 2A numbers, mean and log standard deviation), a normal for unbounded ones. A network with exactly A
-    outputs for a continuous action is a deterministic policy, squashed into the bounds by tanh.
+    outputs for a continuous action is a deterministic policy, squashed by tanh into the bounds if there are any.
 
     Args:
         net: module or function from the observation entries ``[*, ...]`` to ``[*, P]``.
@@ -88,7 +88,7 @@ class Actor(_Reader):
         want, got = chosen.num_params(self.spec), params.shape[-1]
         if got == want:
             return chosen
-        if self._dist is None and isinstance(self.spec, Bounded) and got == self.spec.shape.numel():
+        if self._dist is None and isinstance(self.spec, Bounded | Unbounded) and got == self.spec.shape.numel():
             return Delta
         fix = f"Give the network out_features={want}"
         raise SpecError(
@@ -97,22 +97,22 @@ class Actor(_Reader):
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Sample an action and write it and its log-probability into ``td``."""
-        dist = self.dist(td)
-        action = dist.sample()
-        td[keys.ACTION] = action
-        td[keys.LOG_PROB] = dist.log_prob(action)
-        return td
+        return td.update(self.act(td))
 
     # ---- the hot loop ------------------------------------------------------------------------------------------------------
-    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor:
-        """Draw the random numbers behind the actions of ``shape`` steps."""
-        return (self._dist or self._chosen or for_spec(self.spec)).base_noise((*shape, *self.spec.shape), device=device)
+    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor | None:
+        """Draw the random numbers behind the actions of ``shape`` steps; None where actions need none."""
+        chosen = self._dist or self._chosen or for_spec(self.spec)
+        return None if chosen is Delta else chosen.base_noise((*shape, *self.spec.shape), device=device)
 
-    def act(self, leaves: Mapping[Key, Tensor], noise: Tensor) -> Leaves:
-        """Turn observations and random numbers into actions, without a TensorDict."""
+    def act(self, leaves: Mapping[Key, Tensor], noise: Tensor | None = None) -> Leaves:
+        """Turn observations and random numbers into actions and their log-probabilities, without a TensorDict.
+
+        The log-probability is that of the action as it is stored, so that a loss finds the same one: a ratio begins at exactly 1.
+        """
         dist = self.dist(leaves)
-        action, log_prob = dist.sample_with_log_prob(noise)
-        return {keys.ACTION: action, keys.LOG_PROB: log_prob}
+        action = dist.sample(noise)
+        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action)}
 
     @property
     def greedy(self) -> Greedy:
@@ -181,7 +181,8 @@ class LogStd(nn.Module):
     The usual choice of PPO for continuous actions (Andrychowicz et al. 2021).
 
     Example:
-        >>> nn.Sequential(MLP(out_features=3), LogStd(3))                 # doctest: +SKIP
+        >>> LogStd(3)(torch.zeros(8, 3)).shape
+        torch.Size([8, 6])
     """
 
     def __init__(self, size: int, initial: float = 0.0):

@@ -20,7 +20,7 @@ HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
 
 
 class Features(nn.Module):
-    """Make one float vector of observation entries: integers become one-hot, numbers are flattened, all are concatenated.
+    """Make one float vector of observation entries: choices become one-hot, bytes are scaled to [0, 1], all is flattened.
 
     Args:
         specs: the spec of each entry, in the order of the inputs.
@@ -29,16 +29,18 @@ class Features(nn.Module):
     def __init__(self, specs: Sequence[Spec]):
         super().__init__()
         self.specs = list(specs)
-        self.size = sum(spec.n if isinstance(spec, Categorical) else spec.shape.numel() for spec in self.specs)
+        self.size = sum(spec.shape.numel() * (spec.n if isinstance(spec, Categorical) else 1) for spec in self.specs)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map entries ``[*, ...]`` to ``[*, size]``."""
         parts = []
         for spec, x in zip(self.specs, inputs, strict=True):
+            batch = x.shape[: x.ndim - len(spec.shape)]
             if isinstance(spec, Categorical):
-                parts.append(nn.functional.one_hot(x, spec.n).float())
-            else:
-                parts.append(x.float() if len(spec.shape) == 1 else x.float().reshape(*x.shape[: x.ndim - len(spec.shape)], -1))
+                x = nn.functional.one_hot(x.long(), spec.n)
+            elif spec.dtype == torch.uint8:
+                x = x / 255
+            parts.append(x.float().reshape(*batch, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -102,4 +104,15 @@ def _sequence(env: Any, features: Features, *layers: nn.Module) -> nn.Module:
     """Chain the layers; a single float vector needs no features layer."""
     plain = len(features.specs) == 1 and len(features.specs[0].shape) == 1 and features.specs[0].dtype == torch.float32
     chain = layers if plain else (features, *layers)
-    return (chain[0] if len(chain) == 1 else nn.Sequential(*chain)).to(env.device)
+    return (chain[0] if len(chain) == 1 else _Chain(*chain)).to(env.device)
+
+
+class _Chain(nn.Sequential):
+    """Layers one after another, the first of which takes all the inputs."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        first, *rest = self
+        x = first(*inputs)
+        for layer in rest:
+            x = layer(x)
+        return x

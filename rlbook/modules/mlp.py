@@ -45,7 +45,7 @@ class MLP(nn.Sequential):
     ):
         if isinstance(num_cells, int):
             num_cells = [num_cells] * (2 if depth is None else depth)
-        elif depth is not None and depth != len(num_cells):
+        if depth is not None and depth != len(num_cells):
             raise ConfigError(explain("depth", f"{len(num_cells)}, the length of num_cells", str(depth), "Give one of the two"))
         sizes = [*num_cells, out_features]
         if any(not isinstance(size, int) or size < 1 for size in sizes):
@@ -66,7 +66,8 @@ class MLP(nn.Sequential):
         linear = [layer for layer in self if isinstance(layer, nn.Linear)]
         for layer in linear:
             nn.init.orthogonal_(layer.weight, last if layer is linear[-1] else hidden)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map ``[*, in_features]`` to ``[*, out_features]``; several inputs are concatenated along the last dimension."""

@@ -9,7 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, MissingKeyError, explain
 from rlbook.typing import Key
 
 
@@ -37,9 +37,12 @@ def minibatches(
 
     Raises:
         ConfigError: ``size`` is not in ``[1, number of rows]``.
+        MissingKeyError: the data lack one of ``in_keys``.
 
     Example:
-        >>> for batch in minibatches(data, 64, epochs=4): ...             # doctest: +SKIP
+        >>> from rlbook import CartPole
+        >>> [len(batch) for batch in minibatches(CartPole(num_envs=4).rollout(40), 64)]
+        [64, 64, 32]
     """
     count = data.batch_size.numel()
     if not 1 <= size <= count:
@@ -60,4 +63,10 @@ def flat_rows(data: TensorDictBase, in_keys: Sequence[Key]) -> dict[Key, Tensor]
     def flatten(value: Tensor) -> Tensor:
         return value.permute(*order, *range(len(order), value.ndim)).flatten(0, len(order) - 1)
 
-    return {key: flatten(data[key]) for key in in_keys}
+    try:
+        return {key: flatten(data[key]) for key in in_keys}
+    except KeyError as error:
+        missing = [keys.pretty(key) for key in in_keys if data.get(key, None) is None]
+        got = f"the keys {sorted(keys.pretty(key) for key in data.keys(True, True))}"
+        fix = "An estimator such as GAE adds advantages and value targets; the policy, its log-probabilities"
+        raise MissingKeyError(explain("The data", f"a rollout with {missing}", got, fix)) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.envs.base import Env
 from rlbook.envs.loop import Loop
-from rlbook.errors import EnvError, MissingKeyError, explain
+from rlbook.errors import ConfigError, EnvError, MissingKeyError, explain
 
 
 def episode_returns(data: TensorDictBase) -> Tensor:
@@ -45,7 +45,10 @@ def evaluate(env: Env, policy: Any, episodes: int = 100, *, max_steps: int = 100
 
     Raises:
         EnvError: an episode does not end within ``max_steps``.
+        ConfigError: ``episodes`` is not positive.
     """
+    if episodes < 1:
+        raise ConfigError(explain("episodes", "positive", str(episodes), "Pass for example episodes=100"))
     if seed is not None:
         env.seed(seed)
     each = -(-episodes // env.num_envs)

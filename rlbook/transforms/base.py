@@ -40,7 +40,7 @@ class Transform:
             ConfigError: this transform already belongs to an environment.
         """
         if self._bound:
-            fix = f"Make a new {type(self).__name__} for each environment"
+            fix = "Make a new one for each environment"
             raise ConfigError(explain(f"This {type(self).__name__}", "new", "one that another environment uses", fix))
         self._bound, self.batch_size, self.device = True, env.batch_size, env.device
 

@@ -70,7 +70,7 @@ class ObservationNorm(Transform):
                 fix = "Pass loc and scale, or call ObservationNorm().fit(env) first"
                 raise ConfigError(explain("ObservationNorm", "given numbers before it is used", "none", fix))
             self.loc[key], self.scale[key] = self.loc[key].to(self.device), self.scale[key].to(self.device)
-            _check_broadcast(key, self.loc[key] / self.scale[key], shape)
+            _check_broadcast(key, (self.loc[key] / self.scale[key]).shape, shape)
             changed[key] = Unbounded(shape, device=self.device)
         return spec.replace(changed)
 
@@ -94,12 +94,14 @@ class Moments:
 
     def __init__(self, shape: Shape, device: DeviceLike):
         wide = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
-        self.count = torch.zeros((), dtype=wide, device=device)
-        self.mean = torch.zeros(shape, dtype=wide, device=device)
-        self.squares = torch.zeros(shape, dtype=wide, device=device)
+        # at least one dimension: torch.compile (2.13) loses what is written into a float64 number without dimensions
+        self.count, self.shape = torch.zeros(1, dtype=wide, device=device), torch.Size(shape)
+        self.mean = torch.zeros(self.shape or (1,), dtype=wide, device=device)
+        self.squares = torch.zeros_like(self.mean)
 
     def update(self, x: Tensor, mask: Tensor, decay: float) -> None:
-        """Merge the rows ``[N, ...]`` where ``mask`` ``[N]`` is true; what was there before weighs ``decay`` times as much."""
+        """Merge the rows of ``x`` where ``mask`` ``[N]`` is true; what was there before weighs ``decay`` times as much."""
+        x = x.reshape(-1, *self.mean.shape)
         keep = align(mask, x)
         n = mask.sum()
         x = torch.where(keep, x, 0).to(self.mean.dtype)
@@ -138,7 +140,7 @@ class VecNorm(Transform):
         frozen: when true, observations are normalised but not counted.
 
     Raises:
-        ConfigError: ``decay`` or ``clip`` out of range.
+        ConfigError: ``decay``, ``eps`` or ``clip`` out of range.
         MissingKeyError: the environment has no such entry.
 
     Example:
@@ -156,6 +158,8 @@ class VecNorm(Transform):
             raise ConfigError(
                 explain("decay", "in (0, 1]", repr(decay), "Pass for example decay=0.9999, or 1 to remember everything")
             )
+        if not eps > 0:
+            raise ConfigError(explain("eps", "positive", repr(eps), "Pass for example eps=1e-8"))
         if not clip > 0:
             raise ConfigError(explain("clip", "positive", repr(clip), "Pass for example clip=10.0"))
         self.keys, self.decay, self.eps, self.clip = as_keys(keys), decay, eps, clip
@@ -176,7 +180,7 @@ class VecNorm(Transform):
             shape = find(spec, key, self).shape
             if key not in self.moments:
                 self.moments[key] = Moments(shape, self.device)
-            _check_broadcast(key, self.moments[key].mean, shape)
+            _check_broadcast(key, self.moments[key].shape, shape)
             changed[key] = Bounded(-self.clip, self.clip, shape, device=self.device)
         if self._loaded:
             self.load_state_dict(self._loaded)
@@ -195,8 +199,9 @@ class VecNorm(Transform):
         for key in self.keys:
             moments, x = self.moments[key], leaves[key]
             if not self.frozen:
-                moments.update(x.reshape(-1, *moments.mean.shape), mask.reshape(-1), self.decay)
-            unit = (x - moments.mean) / (moments.variance + self.eps).sqrt()
+                moments.update(x, mask.reshape(-1), self.decay)
+            mean, std = moments.mean.view(moments.shape), (moments.variance + self.eps).sqrt().view(moments.shape)
+            unit = (x - mean) / std
             changed[key] = unit.float().clamp(-self.clip, self.clip)
         return {**leaves, **changed}
 
@@ -223,18 +228,16 @@ class VecNorm(Transform):
                     raise MissingKeyError(
                         explain(f"Entry {full!r}", "in the state", f"only {sorted(state)}", "Save it with state_dict()")
                     )
-                _check_broadcast(full, state[full], tensor.shape, exact=True)
+                _check_broadcast(full, state[full].shape, tensor.shape, exact=True)
                 tensor.copy_(state[full])
 
 
-def _check_broadcast(key: Key, value: Tensor, shape: torch.Size, exact: bool = False) -> None:
-    """Raise SpecError unless ``value`` has, or broadcasts to, the shape of an entry."""
+def _check_broadcast(key: Key, given: torch.Size, shape: torch.Size, exact: bool = False) -> None:
+    """Raise SpecError unless numbers of a shape fit, or broadcast to, the shape of an entry."""
     try:
-        fits = value.shape == shape if exact else torch.broadcast_shapes(value.shape, shape) == shape
+        fits = given == shape if exact else torch.broadcast_shapes(given, shape) == shape
     except RuntimeError:
         fits = False
     if not fits:
-        what = f"The statistics of {names.pretty(key)!r}"
-        raise SpecError(
-            explain(what, f"of shape {list(shape)}", f"{list(value.shape)}", "Measure them on the same kind of environment")
-        )
+        what, fix = f"The statistics of {names.pretty(key)!r}", "Measure them on the same kind of environment"
+        raise SpecError(explain(what, f"of shape {list(shape)}", f"{list(given)}", fix))

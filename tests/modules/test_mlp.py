@@ -1,0 +1,86 @@
+"""MLP: shapes, lazy sizes, initialisation, errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from rlbook import MLP
+from rlbook.errors import ConfigError
+
+
+def linear(mlp: MLP) -> list[nn.Linear]:
+    return [layer for layer in mlp if isinstance(layer, nn.Linear)]
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 0, 5)])
+@pytest.mark.parametrize("in_features", [4, None])
+def test_maps_the_last_dimension(batch, in_features):
+    assert MLP(2, in_features)(torch.zeros(*batch, 4)).shape == (*batch, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        ({}, [(4, 64), (64, 64), (64, 2)]),
+        ({"num_cells": 8, "depth": 3}, [(4, 8), (8, 8), (8, 8), (8, 2)]),
+        ({"num_cells": [16, 8]}, [(4, 16), (16, 8), (8, 2)]),
+        ({"num_cells": (16,), "depth": 1}, [(4, 16), (16, 2)]),
+        ({"depth": 0}, [(4, 2)]),
+    ],
+)
+def test_layers(arguments, sizes):
+    mlp = MLP(2, 4, activation=nn.Tanh, **arguments)
+    assert [(layer.in_features, layer.out_features) for layer in linear(mlp)] == sizes
+    assert sum(isinstance(layer, nn.Tanh) for layer in mlp) == len(sizes) - 1
+
+
+def test_is_what_its_docstring_says():
+    mlp, x = MLP(2, 4, [3], activation=nn.Tanh), torch.randn(5, 4)
+    first, last = linear(mlp)
+    assert_close(mlp(x), (x @ first.weight.T + first.bias).tanh() @ last.weight.T + last.bias)
+
+
+def test_several_inputs_are_concatenated():
+    mlp, x, y = MLP(1), torch.randn(5, 3), torch.randn(5, 2)
+    assert_close(mlp(x, y), mlp(torch.cat((x, y), -1)))
+
+
+@pytest.mark.parametrize("in_features", [4, None])
+def test_orthogonal_initialisation(in_features):
+    mlp = MLP(2, in_features, num_cells=[6, 6], orthogonal=(3.0, 0.1))
+    first_answer = mlp(torch.ones(1, 4))
+    *hidden, last = linear(mlp)
+    for layer, gain in [*((layer, 3.0) for layer in hidden), (last, 0.1)]:
+        weight = layer.weight if layer.weight.shape[0] <= layer.weight.shape[1] else layer.weight.T
+        assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), atol=1e-5, rtol=0)
+        assert_close(layer.bias, torch.zeros_like(layer.bias))
+    assert_close(mlp(torch.ones(1, 4)), first_answer)  # the first answer came from these weights, and they stay
+
+
+def test_a_lazy_network_keeps_the_weights_it_loads():
+    trained, fresh = MLP(2, 4, orthogonal=(1.0, 1.0)), MLP(2, orthogonal=(1.0, 1.0))
+    fresh.load_state_dict(trained.state_dict())
+    assert_close(fresh(torch.ones(3, 4)), trained(torch.ones(3, 4)), rtol=0, atol=0)
+
+
+def test_arguments_reach_the_layers():
+    mlp = MLP(2, 4, orthogonal=(1.0, 1.0), bias=False, dtype=torch.float64)
+    assert all(layer.bias is None and layer.weight.dtype == torch.float64 for layer in linear(mlp))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"num_cells": [8, 8], "depth": 3}, "depth must be 2, the length of num_cells; got 3"),
+        ({"depth": -1}, "depth must be 0.*got -1"),
+        ({"num_cells": 0}, "sizes of an MLP must be positive integers; got .*0"),
+        ({"num_cells": [8, 0.5]}, "sizes of an MLP must be positive integers; got .*0.5"),
+        ({"out_features": 0}, "Mend num_cells or out_features"),
+    ],
+)
+def test_errors(arguments, match):
+    with pytest.raises(ConfigError, match=match):
+        MLP(**{"out_features": 2, "in_features": 4, **arguments})
