@@ -35,6 +35,7 @@ class Composite(Spec):
         SpecError: an entry is not a spec, lacks the batch dimensions, or lives on another device than the rest.
 
     Example:
+        >>> from rlbook.specs import Composite, Unbounded
         >>> spec = Composite({"observation": Unbounded(3), ("next", "reward"): Unbounded()})
         >>> spec.rand((8,))["next", "reward"].shape
         torch.Size([8])

@@ -55,6 +55,7 @@ def from_gym(space: gymnasium.Space, device: DeviceLike = None) -> Spec:
         SpecError: the space has no fixed-size tensor form (Text, Graph, Sequence, OneOf, or a class of its own).
 
     Example:
+        >>> import gymnasium
         >>> from_gym(gymnasium.spaces.Discrete(4))
         Categorical(4)
     """

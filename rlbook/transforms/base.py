@@ -217,7 +217,7 @@ class TransformedEnv(Env):
         for i, part in enumerate(self.transform.parts()):
             for name, value in part._memory.items():
                 value.copy_(state["transform", str(i), name])
-        self._done = torch.zeros_like(self._all)
+        self._done, self._driver = torch.zeros_like(self._all), None
 
     def _reset(self, mask: Tensor | None) -> Leaves:
         return self.transform.on_reset(dict(self.env._reset(mask)), self._all if mask is None else mask)

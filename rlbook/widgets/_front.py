@@ -48,13 +48,19 @@ def has_front_end() -> bool:
 
 
 @cache
+def static(*names: str) -> str:
+    """Return files of the package's ``static`` folder as one text."""
+    return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
+
+
+@cache
 def _widget_class(module: str) -> type:
     try:
         import anywidget
         import traitlets
     except ImportError as error:
         raise MissingExtraError(error.name or "anywidget", "lab", "A live widget") from error
-    body = {"_esm": STATIC / f"{module}.js", "_css": STATIC / "style.css", "config": traitlets.Dict().tag(sync=True)}
+    body = {"_esm": static(f"{module}.js"), "_css": static("theme.css", "style.css"), "config": traitlets.Dict().tag(sync=True)}
     return type(f"{module.capitalize()}Widget", (anywidget.AnyWidget,), body)
 
 

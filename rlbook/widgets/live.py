@@ -126,10 +126,26 @@ class LivePlot(View):
                 else:
                     self._send_points(dict.fromkeys(list(self._series), 0), UNHEARD_POINTS)
 
+    def attach(self, run: Run) -> None:
+        """Become the board of ``run``; start afresh if there are curves already."""
+        if self._series:
+            self.clear()
+            self._shown = False
+
+    def begin(self) -> None:
+        """The run starts: appear, unless the reader has put the board on the screen already."""
+        if not self._shown and has_front_end():
+            self.show()
+
+    def sync(self) -> None:
+        """Tell the page the state of the run."""
+        self._send({"kind": "state", "state": self._state()})
+
     def finish(self) -> None:
-        """Send the rest and renew the picture with which the notebook is saved."""
+        """Send the rest and renew the picture with which the notebook is saved; show it if nothing was shown so far."""
         self.flush()
-        self.refresh()
+        if in_kernel():
+            self.refresh() if self._shown else self.show()
 
     def _send_points(self, start: Mapping[str, int], limit: int | None = None) -> None:
         """Send the points of each curve from ``start`` on, as float32: x, then y, and when they are thinned their means."""
@@ -301,38 +317,30 @@ class Dashboard(LivePlot):
         self.sync()
 
     def attach(self, run: Run) -> None:
-        """Become the board of ``run``: its buttons steer it. A board that showed another run starts afresh."""
+        """Become the board of ``run``: the buttons steer it. A run that had this board before is stopped."""
         if self.run is not None:
-            self.clear()
-            self._shown = False
+            self.run.stop()
+        super().attach(run)
         self.run = run
         self.sync()
 
-    def begin(self) -> None:
-        """The run starts: appear, unless the reader has put the board on the screen already."""
-        if not self._shown and has_front_end():
-            self.show()
-
-    def sync(self) -> None:
-        """Tell the page the state of the run."""
-        self._send({"kind": "state", "state": self._state()})
-
     def finish(self) -> None:
-        """The run is over: bring the last points, and leave a picture (or, in a terminal, the last line of text)."""
-        self.flush()
-        if in_kernel():
-            self.refresh() if self._shown else self.show()
-        elif sys.stderr.isatty():
-            sys.stderr.write(f"\r{self.progress_line()}\x1b[K\n")
+        """As in ``LivePlot``; in a terminal, end the line of text."""
+        super().finish()
+        self._write_line("\n")
 
     def flush(self) -> None:
         """Send what the page does not have yet; in a terminal, renew the line of text."""
         super().flush()
-        if self._due > self._text_due and not in_kernel() and self.run is not None and self.run.mode == "cell":
+        if self._due > self._text_due:
             self._text_due = self._due + TEXT_S
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{self.progress_line()}\x1b[K")
-                sys.stderr.flush()
+            self._write_line()
+
+    def _write_line(self, end: str = "") -> None:
+        in_terminal = not in_kernel() and sys.stderr.isatty()
+        if in_terminal and self.run is not None and self.run.mode == "cell":  # never from another thread
+            sys.stderr.write(f"\r{self.progress_line()}\x1b[K{end}")
+            sys.stderr.flush()
 
     def progress(self) -> tuple[float, float]:
         """Return how far the run is and where it ends (infinity when nobody knows), in units of ``x``."""
@@ -343,18 +351,18 @@ class Dashboard(LivePlot):
     def progress_line(self) -> str:
         """Return one line of text: a bar, the pace, and the newest value of each curve."""
         done, total = self.progress()
-        bar = "" if total == inf else f"{'█' * int(20 * done / total):░<20} {done / total:4.0%} "
-        return bar + "  ".join([self.subtitle(), *self._summary(spark=False)])
+        part = min(1.0, done / total)
+        bar = "" if total == inf else f"{'█' * int(20 * part):░<20} {part:4.0%} "
+        pace = [f"{self.run.steps_per_second:.3g} steps/s", f"{self.run.elapsed:.1f} s"] if self.run is not None else []
+        return bar + "  ".join([self.subtitle(), *pace, *self._summary(spark=False)])
 
     def subtitle(self) -> str:
-        """Return state, progress, pace and time in one line."""
+        """Return state and progress in one line (no pace: a published notebook stays the same when it is run again)."""
         if self.run is None:
             return ""
         state = self._state()
         of = "" if state["total"] is None else f" of {short(state['total'])}"
-        return (
-            f"{self.run.state} · {short(state['done'])}{of} {state['unit']} · {short(state['rate'])}/s · {self.run.elapsed:.1f} s"
-        )
+        return f"{self.run.state} · {short(state['done'])}{of} {state['unit']}"
 
     def _state(self) -> dict[str, Any]:
         state = super()._state() | {"params": dict(self._params), "ack": self._ack}

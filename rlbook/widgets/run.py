@@ -324,7 +324,7 @@ class Run:
 
     def __repr__(self) -> str:
         of = "" if self.n is None else f" of {self.n}"
-        return f"Run({self.name!r}, {self.state}, {self.iteration}{of} steps, {self.elapsed:.1f} s)"
+        return f"Run({self.name!r}, {self.state}, {self.iteration}{of} steps)"
 
 
 def _as_step(step: Step | Iterable[Any]) -> tuple[Step, Callable[[], None]]:

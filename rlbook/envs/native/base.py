@@ -137,7 +137,7 @@ class NativeEnv(Env):
                 want, got = f"{value.dtype} {list(value.shape)}", f"{new.dtype} {list(new.shape)}"
                 raise SpecError(explain(f"state[{key!r}]", want, got, "Give it the shape and dtype that it has in env.state"))
         self._write({key: state[key] for key in self._state})
-        self._done = torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
+        self._done, self._driver = torch.zeros(self.batch_size, dtype=torch.bool, device=self.device), None
 
     # ---- the contract ------------------------------------------------------------------------------------------------------
     def _step(self, action: Any) -> Leaves:
@@ -154,7 +154,6 @@ class NativeEnv(Env):
         self._state = self._state or self._allocate()
         self._state[STREAM].copy_(self._keys)
         self._state[EPISODE].fill_(-1)  # the first reset begins episode 0
-        self._state[STEP_COUNT].zero_()
 
     # ---- how ---------------------------------------------------------------------------------------------------------------
     def _advance(self, state: State, action: Any) -> tuple[State, Leaves]:

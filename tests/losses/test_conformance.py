@@ -1,0 +1,147 @@
+"""What every exported loss must do. Losses are found by themselves; their cases stand in cases.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from losses.cases import CASES, Case
+from tensordict import TensorDict
+from torch.testing import assert_close
+
+import rlbook.losses
+from rlbook.errors import ConfigError, MissingKeyError, SpecError
+from rlbook.losses import Loss
+from rlbook.losses.base import PER_STEP
+
+EXPORTED = [
+    name
+    for name in rlbook.losses.__all__
+    if isinstance(getattr(rlbook.losses, name), type) and issubclass(getattr(rlbook.losses, name), Loss) and name != "Loss"
+]
+each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def gradients(loss: Loss, term: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    names, parameters = zip(*loss.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(term, parameters, allow_unused=True, retain_graph=True), strict=True))
+
+
+def test_every_loss_has_a_case():
+    assert EXPORTED
+    assert {type(case.make()).__name__ for case in CASES.values()} == set(EXPORTED)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_hyper_parameter_has_a_case(name):
+    cases = [case for case in CASES.values() if type(case.make()).__name__ == name]
+    declared = {buffer for case in cases for buffer, _ in case.make().named_buffers(recurse=False)}
+    assert declared == {name for case in cases for name in case.hyper}
+
+
+@each
+def test_loss_is_the_sum_of_its_terms(case: Case):
+    out = case.make()(case.batch())
+    terms = {name for name in out.keys() if name.startswith("loss_")}
+    assert terms == set(case.routing)
+    assert_close(out["loss"], torch.stack([out[name] for name in terms]).sum())
+    for name, value in out.items():
+        assert value.shape == ()
+        assert value.requires_grad == name.startswith("loss")  # diagnostics are detached
+
+
+@each
+def test_each_term_reaches_its_modules_and_no_others(case: Case):
+    loss = case.make()
+    out = loss(case.batch())
+    for term, modules in case.routing.items():
+        reached = {name.split(".")[0] for name, grad in gradients(loss, out[term]).items() if grad is not None and grad.any()}
+        assert reached == modules, term
+
+
+@each
+def test_data_receives_no_gradient(case: Case):
+    loss, batch = case.make(), case.batch()
+    data = {key: value.requires_grad_() for key, value in batch.items(True, True) if value.is_floating_point()}
+    grads = torch.autograd.grad(loss(batch)["loss"], list(data.values()), allow_unused=True)
+    reached = {key for key, grad in zip(data, grads, strict=True) if grad is not None and grad.any()}
+    assert reached <= {"observation", "action"}  # what the networks themselves read
+
+
+@each
+def test_a_missing_entry_is_explained(case: Case):
+    loss, batch = case.make(), case.batch()
+    for key in loss.in_keys:
+        name = key if isinstance(key, str) else ".".join(key)
+        with pytest.raises(MissingKeyError, match=f"A batch for {type(loss).__name__} must be one with '{name}'; got the keys"):
+            loss(batch.exclude(key))
+
+
+@each
+def test_a_trailing_one_is_explained(case: Case):
+    loss, batch = case.make(), case.batch()
+    assert PER_STEP & set(loss.in_keys)
+    for key in PER_STEP & set(loss.in_keys):
+        with pytest.raises(SpecError, match=r"of shape \[12\]; got \[12, 1\]. Drop the trailing dimension"):
+            loss(batch.copy().set(key, batch[key].unsqueeze(-1)))
+
+
+@each
+def test_reads_its_keys_only(case: Case):
+    loss, batch = case.make(), case.batch()
+    assert_close(dict(loss(batch.select(*loss.in_keys)).items()), dict(loss(batch).items()), rtol=0, atol=0)
+
+
+@each
+def test_any_batch_dimensions(case: Case):
+    loss, batch = case.make(), case.batch()
+    assert_close(dict(loss(batch.reshape(3, 4)).items()), dict(loss(batch).items()))
+
+
+@each
+def test_compiled_equals_eager_and_hyper_parameters_stay_live_in_both(case: Case, quick_compile):
+    loss, batch = case.make(), case.batch()
+    compiled = torch.compile(loss, fullgraph=True)
+
+    def both() -> TensorDict:
+        eager, traced = loss(batch), compiled(batch)
+        assert_close(dict(traced.items()), dict(eager.items()), rtol=1e-5, atol=1e-5)
+        assert_close(gradients(loss, traced["loss"]), gradients(loss, eager["loss"]), rtol=1e-5, atol=1e-5)
+        return eager.detach()
+
+    before = both()
+    for name, (value, changes) in case.hyper.items():
+        setattr(loss, name, value)
+        after = both()
+        assert after[changes] != before[changes], name
+        before = after
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports torch.jit
+def test_inductor_equals_eager():
+    case = CASES["PPOLoss"]
+    loss, batch = case.make(), case.batch()
+    out = torch.compile(loss, fullgraph=True)(batch)
+    assert_close(dict(out.items()), dict(loss(batch).items()), rtol=1e-5, atol=1e-5)
+    assert_close(gradients(loss, out["loss"]), gradients(loss, loss(batch)["loss"]), rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_state_dict_holds_the_hyper_parameters(case: Case):
+    loss, other = case.make(), case.make()
+    name, (value, _) = next(iter(case.hyper.items()))
+    setattr(loss, name, value)
+    other.load_state_dict(loss.state_dict())
+    assert_close(getattr(other, name), torch.tensor(value))
+
+
+@pytest.mark.parametrize("value", [float("nan"), "0.2", None])
+def test_a_hyper_parameter_is_a_number(value):
+    loss = CASES["PPOLoss"].make()
+    with pytest.raises(ConfigError, match=r"temperature must be a number; got .*temperature=0.1"):
+        loss.hyper(temperature=value)
+
+
+def test_hyper_parameters_live_where_the_parameters_do():
+    loss = CASES["PPOLoss"].make().to("meta")
+    loss.hyper(temperature=1.0)
+    assert loss.temperature.device.type == "meta"
