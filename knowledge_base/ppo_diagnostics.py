@@ -60,7 +60,7 @@ for name in RUNS:
 # | `approx_kl` | about 0.0005 to 0.02 per round | steps too large: lower `lr`, fewer `epochs` | nothing moves: raise `lr` |
 # | `clip_fraction` | about 0.02 to 0.3 | what is clipped teaches nothing more: lower `lr` or `epochs` | 0: the clip never acts, you can afford more epochs |
 # | `entropy` | falls slowly from `log(n)` (0.69 for two actions) | flat at `log(n)`: the policy has not started to learn | near 0 early: it stopped exploring; lower `lr`, raise `entropy_coef` |
-# | `explained_variance` | rises towards 1, by jumps: one seed was there after 5,000 frames, two needed more than 10,000 | | below 0 for long: the critic is worse than a constant; look at the reward's scale and at `lr` |
+# | `explained_variance` | reaches 0.5 and more, and jumps up and down while the policy is changing | | below 0 for long: the critic is worse than a constant; look at the reward's scale and at `lr` |
 #
 # The large learning rate shows in `approx_kl` first: it is more than ten times higher, while `clip_fraction` hardly differs. The clip stops the *gradient* of
 # samples that have gone too far; it does not bring them back.

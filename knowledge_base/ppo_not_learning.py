@@ -8,7 +8,8 @@
 # %% [markdown]
 # ## See it
 #
-# Four runs on CartPole, 10,240 frames each. A random policy scores about 22. One run is healthy; the others each have one thing wrong.
+# Four runs on CartPole, 10,240 frames each. A random policy scores about 22; the return shown is the mean of the last 100 training
+# episodes. One run is healthy; the others each have one thing wrong.
 
 # %%
 import math
@@ -27,7 +28,7 @@ RUNS = {
 }
 history = {}
 for name, change in RUNS.items():
-    agent = PPO(PPOConfig(env="CartPole", total_frames=10_240, **change))
+    agent = PPO(PPOConfig(env="CartPole", total_frames=10_240, anneal=False, **change))
     history[name] = list(agent.train())
 
 # %%
@@ -62,7 +63,7 @@ for name in RUNS:
 # | cause | the test | the fix |
 # |---|---|---|
 # | The policy does not move: learning rate too small, or the optimizer holds other parameters than the loss | `approx_kl` at 1e-5 or below, entropy stays at its start | raise `lr`; build the optimizer from `loss_fn.parameters()` (rlbook refuses foreign ones) |
-# | The signal is too short: `gamma` small against the length of an episode | everything looks calm, `explained_variance` near 0 or undefined | `1 / (1 - gamma)` should be of the order of the steps that matter |
+# | The signal is too short: `gamma` small against the length of an episode | `approx_kl` looks healthy, `explained_variance` is near 0 or undefined (the targets do not vary) | `1 / (1 - gamma)` should be of the order of the steps that matter |
 # | Something else is maximised: `entropy_coef` too large | entropy stays at `log(n)` while `approx_kl` is not small, or rises again | lower `entropy_coef`; 0 to 0.02 is usual |
 # | The critic learns nothing: rewards or observations of a wild scale | `explained_variance` below 0 for long, `loss_value` huge | normalise: `VecNorm` for observations, `RewardScale` for rewards |
 # | The environment is broken | `check_env(env)` says so | mend what it names |

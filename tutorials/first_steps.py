@@ -57,13 +57,14 @@ print(f"{episode.shape[0]} steps, return {episode['next', 'reward'].sum():.0f}")
 # %% [markdown]
 # ## Any function is a policy
 #
-# It gets the observation and returns the action. The third number of the observation is the angle of the pole, the fourth its speed.
+# It gets the observation and returns the action. The third number of the observation is the angle of the pole. (Add the fourth, its speed, and this
+# little function balances the pole for all 500 steps. Try it.)
 
 
 # %%
 def lean(observation):
     """Push to the side to which the pole falls."""
-    return (observation[..., 2] + observation[..., 3] > 0).long()
+    return (observation[..., 2] > 0).long()
 
 
 print(f"return {env.rollout(500, lean)['next', 'reward'].sum():.0f}")

@@ -28,6 +28,7 @@ class PerEnv:
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
         self.to_actions = action_converter(self.action_space, rows=True)
         self._steps = [env.step for env in envs]
+        self._starts = starts_of(self.observation_space)
         self._plain = not info and not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
 
     def info_specs(self) -> dict[str, Spec]:
@@ -51,6 +52,8 @@ class PerEnv:
         for i in rows:
             observation, info = self.envs[i].reset(seed=None if seed is None else seed + i)
             self._write(i, observation, info, root, careful=True)
+        for key, start in self._starts.items():
+            root[key][rows] -= start
 
     def step(self, action: Any, nxt: Arrays) -> np.ndarray | None:
         """Step every environment into its row of ``nxt``; return what is done, None where nothing is."""
@@ -64,6 +67,8 @@ class PerEnv:
                 self._write(i, observation, info, nxt)
             else:
                 plain[i] = observation
+        for key, start in self._starts.items():
+            nxt[key] -= start
         return terminated | truncated if any_done else None
 
     def _write(self, i: int, observation: Any, info: dict[str, Any], arrays: Arrays, careful: bool = False) -> None:
@@ -100,6 +105,7 @@ class Vector:
             raise EnvError(explain("The autoreset mode of a VectorEnv", "SAME_STEP or DISABLED", str(mode), fix))
         self._same_step = self.partial_reset is None and mode == AutoresetMode.SAME_STEP
         self._finished = np.zeros(self.num_envs, bool)
+        self._starts = starts_of(self.observation_space)
 
     def info_specs(self) -> dict[str, Spec]:
         """A vector environment's ``info`` is not kept."""
@@ -120,6 +126,8 @@ class Vector:
         rows = slice(None) if mask is None else mask
         for key, array in root.items():
             array[rows] = follow(observation, keys.as_tuple(key))[rows]
+        for key, start in self._starts.items():
+            root[key][rows] -= start
 
     def step(self, action: Any, nxt: Arrays) -> np.ndarray | None:
         """Step all rows at once; return what is done, None where nothing is."""
@@ -128,17 +136,17 @@ class Vector:
         for key, array in nxt.items():
             if key not in OUTCOME:
                 array[:] = follow(observation, keys.as_tuple(key))
-        done = terminated | truncated
-        if not done.any():
-            return None
-        if self._same_step:  # what came back is the reset observation: put the final one into its place
-            self._after_reset, self._finished = observation, done
-            final = info["final_obs"]
+        done = self._finished = terminated | truncated
+        any_done = done.any()
+        if any_done and self._same_step:  # what came back is the reset observation: put the final one into its place
+            self._after_reset, final = observation, info["final_obs"]
             for key, array in nxt.items():
-                for i in np.flatnonzero(self._finished) if key not in OUTCOME else ():
+                for i in np.flatnonzero(done) if key not in OUTCOME else ():
                     path = keys.as_tuple(key)
                     array[i] = follow(final, path)[i] if isinstance(final, dict) else follow(final[i], path)
-        return done
+        for key, start in self._starts.items():
+            nxt[key] -= start
+        return done if any_done else None
 
     def render(self, index: int) -> Any:
         """Return a picture of one row, or None."""
@@ -158,6 +166,16 @@ def follow(value: Any, path: tuple[str, ...]) -> Any:
         elif isinstance(value, tuple):
             value = value[int(name)]
     return value
+
+
+def starts_of(space: Any, path: tuple[str, ...] = ()) -> dict[Key, Any]:
+    """Return where the discrete entries of an observation space start, if not at 0: specs count from 0."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+        return {key: start for name, part in parts for key, start in starts_of(part, (*path, str(name))).items()}
+    start = getattr(space, "start", 0)
+    key: Key = path if len(path) > 1 else path[0] if path else keys.OBSERVATION
+    return {key: start} if np.any(start) else {}
 
 
 def check_value(key: Key, value: np.ndarray, array: np.ndarray) -> None:
