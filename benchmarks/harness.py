@@ -72,6 +72,7 @@ class Case:
         note: what a reader must know to judge the comparison.
         repeats: a number of its own, for tasks that are long.
         warm_up: calls before the clock runs, where the settings' number does not fit.
+        close: releases what the contenders share.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Case:
     note: str = ""
     repeats: int | None = None
     warm_up: int | None = None
+    close: Callable[[], Any] = lambda: None
 
 
 @dataclass
@@ -146,6 +148,13 @@ def _fact(outcome: Outcome, contender: str, fact: str) -> list[float]:
 # ---- measuring -------------------------------------------------------------------------------------------------------------
 def measure(case: Case, settings: Settings) -> Outcome:
     """Prepare, warm up, then let the contenders take turns. A peer whose package is missing is skipped, with the reason."""
+    try:
+        return _measure(case, settings)
+    finally:
+        case.close()
+
+
+def _measure(case: Case, settings: Settings) -> Outcome:
     tasks: dict[str, Prepared] = {}
     skipped: dict[str, str] = {}
     for name, make in case.contenders.items():

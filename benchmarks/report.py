@@ -74,6 +74,7 @@ def _case(outcome: Outcome) -> dict[str, Any]:
         "contenders": contenders,
         "skipped": outcome.skipped,
         "ratios": ratios,
+        "columns": [name for name in own if name == own[0] or any(t["text"].startswith(f"{name} at least") for t in targets)],
         "targets": targets,
     }
 
@@ -121,7 +122,7 @@ VERDICT = {True: "**met**", False: "**missed**", None: "not measured"}
 
 def table(case: dict[str, Any]) -> list[str]:
     """Return the Markdown table of one case."""
-    own = list(case["ratios"])
+    own = case["columns"]
     facts = list(dict.fromkeys(fact for line in case["contenders"].values() for fact in line["facts"]))
     head = ["", f"{case['unit']} per CPU second", "CPU time per unit", *(f"vs {name}" for name in own), *facts]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]

@@ -24,7 +24,7 @@ def seed_everything(seed: int) -> torch.Generator:
     Raises:
         ConfigError: ``seed`` is not an integer in ``[0, 2**32)``.
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

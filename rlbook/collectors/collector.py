@@ -123,7 +123,7 @@ class CompiledLoop(Loop):
                 root = self._compiled(root, None if noise is None else noise[t : t + self.chunk], written)
         except TorchDynamoException as error:
             self._compiled = None
-            warn_eager(f"The collection from {type(self.env).__name__}", error)
+            warn_eager(f"The collection from {type(self.env).__name__}", error, stacklevel=5)
             return super().run()
         for key, row in self._roots[self.num_steps].items():
             row.copy_(root[key])

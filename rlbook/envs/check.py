@@ -44,7 +44,7 @@ def check_env(env: Env, steps: int = 100, *, seed: int = 0, partial_reset: bool 
     Example:
         >>> from rlbook import CartPole, check_env
         >>> print(check_env(CartPole(num_envs=2)))
-        CartPole keeps the contract: 100 steps, batch size [2], 5 episodes ended.
+        CartPole keeps the contract: 100 steps, batch size [2], 8 episodes ended.
     """
     if not isinstance(env, Env):
         fix = "Wrap a Gymnasium environment in GymEnv(env)"

@@ -18,7 +18,7 @@ from rlbook.losses.base import Loss
 from rlbook.modules.compiled import compile_graph, warn_eager
 from rlbook.modules.flat import FlatParameters
 
-ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam)
+ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam)
 """Optimizers that treat every number alike, so that a flat vector is updated exactly as the separate tensors would be."""
 
 
@@ -72,6 +72,11 @@ class Update:
         names = {parameter: name for name, parameter in loss_fn.named_parameters()}
         for optimizer in optimizers:
             check_optimizer(optimizer, names)
+        self._owners = [  # every place of every parameter: tied ones have several, those of a shared module one
+            (owner, names[parameter])
+            for path, module in loss_fn.named_modules()
+            for owner, parameter in module.named_parameters(path, recurse=False)
+        ]
         self.groups = [_Group(optimizer, i, names) for optimizer in optimizers for i in range(len(optimizer.param_groups))]
         self.compiled = compile
         self._names: list[str] | None = None
@@ -86,7 +91,7 @@ class Update:
                 return self._compiled_call(batch)
             except TorchDynamoException as error:
                 self.compiled = False
-                warn_eager(f"The update of {type(self.loss_fn).__name__}", error)
+                warn_eager(f"The update of {type(self.loss_fn).__name__}", error, stacklevel=3)
         return self._eager_call(batch)
 
     def _eager_call(self, batch: TensorDictBase) -> TensorDict:
@@ -118,7 +123,8 @@ class Update:
             parameters.update(zip(group.names, group.flat.views(state["vector"]), strict=True))
 
         def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-            out = functional_call(self.loss_fn, parameters, (batch,))
+            placed = {owner: parameters[name] for owner, name in self._owners if name in parameters}
+            out = functional_call(self.loss_fn, placed, (batch,), tie_weights=False)
             return out[keys.LOSS], tuple(out.values())
 
         gradients, (_, metrics) = grad_and_value(objective, has_aux=True)(parameters)

@@ -28,7 +28,7 @@ def compile_graph(method: MethodType) -> Callable[..., Any]:
     )
 
 
-def warn_eager(what: str, error: Exception) -> None:
+def warn_eager(what: str, error: Exception, stacklevel: int) -> None:
     """Say that something runs eagerly, and why it could not be compiled."""
-    why = str(error).strip().splitlines()[0]
-    warnings.warn(f"{what} runs eagerly: it could not be compiled ({why}).", stacklevel=4)
+    why = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    warnings.warn(f"{what} runs eagerly: it could not be compiled ({why}).", stacklevel=stacklevel)

@@ -95,11 +95,12 @@ class Run:
         self.elapsed = self._rate = 0.0
         self.history: list[dict[str, float]] = []
         self.error: BaseException | None = None
-        self._turn = threading.Condition()  # guards the four below and state
+        self._turn = threading.Condition()  # guards what follows, and the state
         self._hold = self._quit = False
         self._grants = 0
         self._runner: int | None = None
         self._over = threading.Event()
+        self._awaited = self._finished = False
         if board is not None:
             board.attach(self)
 
@@ -154,6 +155,7 @@ class Run:
         """
         self._check_started()
         deadline = inf if timeout is None else perf_counter() + timeout
+        self._awaited = True
         self._block(True)
         try:
             while self._runner is not None and perf_counter() < deadline and not self._over.wait(POLL_S):
@@ -170,6 +172,7 @@ class Run:
     async def _wait_beside_others(self) -> Run:
         """Wait in the kernel's event loop, which goes on to answer the widgets."""
         self._check_started()
+        self._awaited = True
         try:
             while self._runner is not None and not self._over.is_set():
                 await asyncio.sleep(POLL_S)
@@ -188,6 +191,12 @@ class Run:
             raise ConfigError(explain("a run that you wait for", "started", "an idle one", "Call run.start() first"))
 
     def _result(self) -> Run:
+        """Return the run to the cell that waited for it, or raise the error of its step."""
+        with self._turn:
+            self._awaited = False
+            over = self._over.is_set()
+        if over:
+            self._finish()
         if self.error is not None:
             raise self.error
         return self
@@ -292,16 +301,25 @@ class Run:
             self.board.sync()
 
     def _end(self, state: str, error: BaseException | None = None) -> None:
+        with self._turn:
+            self.error = error
+            self._grants = 0
+            self._become(state)
         try:
-            with self._turn:
-                self.error = error
-                self._grants = 0
-                self._become(state)
             self._close()
-            if self.board is not None:
-                self.board.finish()
         finally:
-            self._over.set()
+            with self._turn:
+                self._over.set()
+                awaited = self._awaited
+            if not awaited:
+                self._finish()
+
+    def _finish(self) -> None:
+        """Let the board leave its last picture, once: from the cell that waits for the run, else from the run's own thread."""
+        with self._turn:
+            due, self._finished = not self._finished, True
+        if due and self.board is not None:
+            self.board.finish()
 
     def _settle(self, reached: Callable[[], bool], timeout: float) -> Run:
         """Wait until the other thread has done as it was told; the run's own thread must not wait for itself."""

@@ -7,11 +7,12 @@ from io import BytesIO
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
+from rlbook import keys
 from rlbook.envs.base import Env
-from rlbook.envs.policy import as_policy
+from rlbook.envs.policy import as_policy, check_output
 from rlbook.errors import ConfigError, MissingExtraError, explain
-from rlbook.typing import Leaves
 from rlbook.widgets._front import Bundle, View
 
 WIDTH, HEIGHT = 300, 200  # frames are shrunk to fit into this
@@ -21,6 +22,7 @@ COLORS = 128
 STILL_FRAMES, STILL_WIDTH = 60, 240  # the animated picture of a saved notebook
 
 
+@torch.no_grad()
 def record(env: Env, policy: Any = None, max_steps: int = 500, *, seed: int | None = None, index: int = 0) -> np.ndarray:
     """Run an episode and film it.
 
@@ -34,27 +36,24 @@ def record(env: Env, policy: Any = None, max_steps: int = 500, *, seed: int | No
     Returns:
         uint8 ``[T + 1, H, W, 3]``: the frame before each step and the last one, shrunk to at most 300 x 200.
     """
-    camera = _Camera(env, policy, index)
-    env.rollout(max_steps, camera, seed=seed)
-    return np.stack([*camera.frames, camera.shoot()])
+    act = as_policy(policy, env)
+    root: Any = env.reset(seed=seed)
+    noise = act.noise(max_steps)
+    frames = [_shoot(env, index)]
+    for t in range(max_steps):
+        out = act({key: root[key] for key in env.observation_spec.leaves()}, None if noise is None else noise[t])
+        check_output(out, env)
+        root[keys.ACTION] = out[keys.ACTION]
+        # One environment is not reset: the last frame shows how it ended.
+        root = env.step_and_reset(root)[1] if env.batch_size else env.step(root)[keys.NEXT]
+        frames.append(_shoot(env, index))
+        if not env.batch_size and root[keys.DONE]:
+            break
+    return np.stack(frames)
 
 
-class _Camera:
-    """A policy that takes a picture before it lets the real one act."""
-
-    def __init__(self, env: Env, policy: Any, index: int):
-        self.env, self.policy, self.index = env, as_policy(policy, env), index
-        self.frames: list[np.ndarray] = []
-
-    def draw_noise(self, shape: Sequence[int], device: Any) -> Any:
-        return self.policy.noise(shape[0])
-
-    def act(self, root: Leaves, noise: Any) -> Leaves:
-        self.frames.append(self.shoot())
-        return self.policy(root, noise)
-
-    def shoot(self) -> np.ndarray:
-        return np.asarray(_shrink(self.env.render(self.index), WIDTH))
+def _shoot(env: Env, index: int) -> np.ndarray:
+    return np.asarray(_shrink(env.render(index), WIDTH))
 
 
 class EnvViewer(View):
@@ -148,7 +147,7 @@ def _sheet(frames: Sequence[Any]) -> bytes:
     for i, frame in enumerate(frames):
         sheet.paste(frame, (i % COLUMNS * width, i // COLUMNS * height))
     out = BytesIO()
-    few_colors = sheet.quantize(COLORS, image.Quantize.FASTOCTREE, dither=image.Dither.NONE).convert("RGB")
+    few_colors = sheet.quantize(COLORS, image.Quantize.MAXCOVERAGE, dither=image.Dither.NONE).convert("RGB")
     few_colors.save(out, "WEBP", lossless=True, quality=40, method=3)
     return out.getvalue()
 
@@ -160,7 +159,7 @@ def _animation(frames: Sequence[Any], fps: float) -> bytes:
     small = [frame.copy() for frame in frames[::stride]]
     for frame in small:
         frame.thumbnail((STILL_WIDTH, STILL_WIDTH * HEIGHT // WIDTH), image.Resampling.LANCZOS)
-    palette = small[len(small) // 2].quantize(COLORS, image.Quantize.FASTOCTREE, dither=image.Dither.NONE)
+    palette = small[len(small) // 2].quantize(COLORS, image.Quantize.MAXCOVERAGE, dither=image.Dither.NONE)
     first, *rest = [frame.quantize(palette=palette, dither=image.Dither.NONE) for frame in small]
     out = BytesIO()
     first.save(out, "PNG", save_all=True, append_images=rest, duration=1000 * stride / fps, loop=0)

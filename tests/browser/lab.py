@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import nbformat
 import psutil
@@ -25,19 +26,51 @@ PATIENCE_MS = 60_000
 QUIET = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
-def chromium() -> str | None:
-    """Return the path of Chromium: the variable CHROMIUM, or Debian's."""
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-
-
 @contextmanager
-def open_browser() -> Iterator[Browser]:
+def open_browser(path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
             yield browser
         finally:
             browser.close()
+
+
+def watch(page: Page) -> list[str]:
+    """Return a list that fills with the errors of a page."""
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
+
+
+def keep(page: Page, name: str) -> None:
+    """Keep a screenshot where ``RLBOOK_SCREENSHOT_DIR`` says, if it does."""
+    if folder := os.environ.get("RLBOOK_SCREENSHOT_DIR"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@contextmanager
+def serve(*folders: Path) -> Iterator[str]:
+    """Serve the files of some folders; yield the address."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def translate_path(self, path: str) -> str:
+            name = path.partition("?")[0].lstrip("/")
+            return str(next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / "missing"))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Lab:

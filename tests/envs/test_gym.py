@@ -60,7 +60,7 @@ SPACES = {
     "multi-discrete": spaces.MultiDiscrete([2, 3, 4]),
     "multi-discrete from 1": spaces.MultiDiscrete([2, 3], start=[1, 5]),
     "multi-binary": spaces.MultiBinary(4),
-    "tuple": spaces.Tuple((spaces.Discrete(4), spaces.Box(-1, 1, (2,)))),
+    "tuple": spaces.Tuple((spaces.Discrete(4, start=2), spaces.Box(-1, 1, (2,)))),
     "dict": spaces.Dict({"camera": spaces.Box(0, 255, (2, 2), np.uint8), "arm": spaces.Dict({"joint": spaces.Box(-1, 1, (2,))})}),
 }
 each_space = pytest.mark.parametrize("name", SPACES)

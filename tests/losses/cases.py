@@ -27,11 +27,11 @@ class Case(NamedTuple):
 
 
 def actor(spec: Spec) -> Actor:
-    return Actor(MLP(3 if isinstance(spec, Categorical) else 4, 4, 16, activation=torch.nn.Tanh), spec)
+    return Actor(MLP(3 if isinstance(spec, Categorical) else 4, 4, [16], activation=torch.nn.Tanh), spec)
 
 
 def value() -> ValueHead:
-    return ValueHead(MLP(1, 4, 16, activation=torch.nn.Tanh))
+    return ValueHead(MLP(1, 4, [16], activation=torch.nn.Tanh))
 
 
 def on_policy_batch(spec: Spec, rows: int = 12) -> TensorDict:

@@ -25,10 +25,14 @@ OPTIMIZERS: dict[str, Callable] = {
     "foreach": lambda p: torch.optim.Adam(p, lr=1e-2, foreach=True),
     "SGD": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
     "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
-    "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
     "NAdam": lambda p: torch.optim.NAdam(p, lr=1e-2),
 }
 both = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+each_way = pytest.mark.parametrize(  # Adam's step is part of the compiled code, SGD's is not
+    ("compile", "kind"),
+    [(False, torch.optim.Adam), (True, torch.optim.Adam), (True, torch.optim.SGD)],
+    ids=["eager-Adam", "compiled-Adam", "compiled-SGD"],
+)
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
@@ -79,7 +83,7 @@ def test_eager_equals_the_loop_by_hand(name):
     assert_same(ours, theirs, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["Adam", "Adam_decay", "AdamW", "amsgrad", "SGD"])
+@pytest.mark.parametrize("name", ["Adam_decay", "AdamW", "amsgrad", "SGD"])
 def test_compiled_equals_the_loop_by_hand(name):
     ours, theirs = make(), make()
     update = compile_update(ours, OPTIMIZERS[name](ours.parameters()), max_grad_norm=0.5)
@@ -173,8 +177,7 @@ def test_learning_rate_and_hyper_parameters_are_live(compile):
     assert_same(ours, theirs)
 
 
-@both
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+@each_way
 def test_several_groups(compile, kind):
     ours, theirs = make(), make()
 
@@ -228,6 +231,29 @@ def test_shared_layers(compile):
     assert_same(ours, theirs)
 
 
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).tanh())[..., :3]
+
+
+@both
+def test_tied_weights(compile):
+    ours = PPOLoss(Actor(Tied(), DISCRETE))
+    theirs = copy.deepcopy(ours)
+    update = compile_update(ours, torch.optim.SGD(ours.parameters(), lr=0.1), compile=compile)
+    for batch in batches(3):
+        update(batch)
+    by_hand(theirs, [torch.optim.SGD(theirs.parameters(), lr=0.1)], 3)
+    assert_same(ours, theirs)
+
+
 @both
 def test_a_smaller_last_batch(compile):
     ours, theirs = make(), make()
@@ -239,8 +265,7 @@ def test_a_smaller_last_batch(compile):
     assert_same(ours, theirs)
 
 
-@both
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+@each_way
 def test_zero_grad_in_the_loop_does_no_harm(compile, kind):
     ours, theirs = make(), make()
     optimizer = kind(ours.parameters(), lr=1e-2)
@@ -253,12 +278,11 @@ def test_zero_grad_in_the_loop_does_no_harm(compile, kind):
     assert_same(ours, theirs)
 
 
-@both
-@pytest.mark.parametrize("name", ["Adam", "SGD"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(compile, name):
+@pytest.mark.parametrize(("compile", "kind"), [(False, torch.optim.SGD), (False, torch.optim.Adam), (True, torch.optim.Adam)])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(compile, kind):
     def fresh():
         loss = make()
-        optimizer = OPTIMIZERS[name](loss.parameters())
+        optimizer = kind(loss.parameters(), lr=1e-2)
         return loss, optimizer, compile_update(loss, optimizer, compile=compile)
 
     data = list(batches(6))

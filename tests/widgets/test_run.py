@@ -270,7 +270,7 @@ def test_a_previous_run_that_does_not_end_is_an_error(monkeypatch):
 
 def test_starts_only_once():
     run = Run(brief, 1, mode="cell").start()
-    with pytest.raises(ConfigError, match="must be a new one; got one that is done. Make another Run"):
+    with pytest.raises(ConfigError, match="must be a new one; got one that is done"):
         run.start()
 
 
