@@ -51,12 +51,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Target:
-    """A number that the result shall reach: ``value(outcome)`` is at least, or at most, a limit; None where it was not measured."""
+    """What the result shall reach: ``value(outcome)`` (None where it was not measured) is at least, or at most, a limit."""
 
     text: str
     value: Callable[[Outcome], float | None]
     at_least: float = -math.inf
     at_most: float = math.inf
+    compares: str = ""
+    """The contender whose ratios it is about; the report gives it a column."""
+
+    def passed(self, value: float | None) -> bool | None:
+        """Return whether a value reaches the target; None where there is none."""
+        return None if value is None else self.at_least <= value <= self.at_most
 
 
 @dataclass(frozen=True)
@@ -108,15 +114,19 @@ class Outcome:
         ratios = self.ratios(contender, peer)
         return statistics.median(ratios) if ratios else None
 
+    def fact(self, contender: str, fact: str) -> list[float]:
+        """One number per repeat; empty where it was not measured."""
+        return self.facts.get(contender, {}).get(fact, [])
+
 
 # ---- targets ---------------------------------------------------------------------------------------------------------------
-def faster(contender: str, times: float, *peers: str, name: str = "") -> Target:
-    """``contender`` is ``times`` times as fast as the fastest of ``peers``; ``name`` is what the report calls that one."""
+def faster(contender: str, times: float, *peers: str) -> Target:
+    """``contender`` is ``times`` times as fast as the fastest of ``peers``."""
 
     def value(outcome: Outcome) -> float | None:
         return min((ratio for peer in peers if (ratio := outcome.ratio(contender, peer)) is not None), default=None)
 
-    return Target(f"{contender} at least {times:g}x {name or ' or '.join(peers)}", value, at_least=times)
+    return Target(f"{contender} at least {times:g}x {' or '.join(peers)}", value, at_least=times, compares=contender)
 
 
 def seconds_below(contender: str, limit: float, beyond: str | None = None) -> Target:
@@ -133,16 +143,12 @@ def seconds_below(contender: str, limit: float, beyond: str | None = None) -> Ta
 
 def fact_below(contender: str, fact: str, limit: float) -> Target:
     """In every repeat the fact is at most ``limit``."""
-    return Target(f"{contender}: {fact} at most {limit:g}", lambda o: max(_fact(o, contender, fact), default=None), at_most=limit)
+    return Target(f"{contender}: {fact} at most {limit:g}", lambda o: max(o.fact(contender, fact), default=None), at_most=limit)
 
 
 def fact_above(contender: str, fact: str, limit: float) -> Target:
     """In every repeat the fact is at least ``limit``."""
-    return Target(f"{contender}: {fact} at least {limit:g}", lambda o: min(_fact(o, contender, fact), default=None), at_least=limit)
-
-
-def _fact(outcome: Outcome, contender: str, fact: str) -> list[float]:
-    return outcome.facts.get(contender, {}).get(fact, [])
+    return Target(f"{contender}: {fact} at least {limit:g}", lambda o: min(o.fact(contender, fact), default=None), at_least=limit)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------------
@@ -191,10 +197,13 @@ def _calibrate(task: Task, slice_seconds: float, warm_up: int) -> int:
     """Warm up, then return how many calls fill a slice of time."""
     if warm_up == 0:
         return 1
-    for _ in range(warm_up):
+    for call in range(warm_up):
         begin = time.process_time()
-        task()
+        if isinstance(task(), Sample):
+            return 1
         elapsed = time.process_time() - begin
+        if call and elapsed > slice_seconds:  # long, and not because it compiles
+            return 1
     if elapsed < slice_seconds / 20:  # one call is too short to be timed well
         begin, few = time.process_time(), 10
         for _ in range(few):

@@ -38,7 +38,9 @@ def torchrl_actor(net: nn.Module) -> Any:
     from torchrl.modules import ProbabilisticActor
 
     module = TensorDictModule(net, in_keys=["observation"], out_keys=["logits"])
-    return ProbabilisticActor(module, in_keys=["logits"], distribution_class=torch.distributions.Categorical, return_log_prob=True)
+    return ProbabilisticActor(
+        module, in_keys=["logits"], distribution_class=torch.distributions.Categorical, return_log_prob=True
+    )
 
 
 # ---- Stable-Baselines3 -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
+        cpu = next(
+            (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu
+        )
     return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
 
 
@@ -65,8 +67,7 @@ def _case(outcome: Outcome) -> dict[str, Any]:
     targets = []
     for target in case.targets:
         value = target.value(outcome)
-        passed = None if value is None else target.at_least <= value <= target.at_most
-        targets.append({"text": target.text, "value": value, "passed": passed})
+        targets.append({"text": target.text, "value": value, "passed": target.passed(value)})
     return {
         "name": case.name,
         "unit": case.unit,
@@ -74,7 +75,7 @@ def _case(outcome: Outcome) -> dict[str, Any]:
         "contenders": contenders,
         "skipped": outcome.skipped,
         "ratios": ratios,
-        "columns": [name for name in own if name == own[0] or any(t["text"].startswith(f"{name} at least") for t in targets)],
+        "columns": [name for name in own if name == own[0] or any(target.compares == name for target in case.targets)],
         "targets": targets,
     }
 
@@ -92,13 +93,19 @@ def save(result: dict[str, Any], folder: Path) -> None:
     (folder / "README.md").write_text(page(results))
 
 
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.run`; do not edit. How it is measured: `benchmarks/harness.py`.
+
+A ratio says how many times as long a contender takes as the one that heads the column: median and range of the repeats.
+"""
+
+
 def page(results: list[dict[str, Any]]) -> str:
     """Return the Markdown page of several items."""
-    parts = ["# Benchmarks", "", "Written by `python -m benchmarks.run`; do not edit. How it is measured: `benchmarks/harness.py`.", ""]
-    parts += ["A ratio says how many times as long a contender takes as the one in the column's head (median of the repeats; range).", ""]
-    targets = [target for result in results for case in result["cases"] for target in case["targets"]]
-    met, measured = sum(t["passed"] is True for t in targets), sum(t["passed"] is not None for t in targets)
-    parts += [f"Targets met: {met} of {measured} measured, {len(targets)} in all.", ""]
+    verdicts = [target["passed"] for result in results for case in result["cases"] for target in case["targets"]]
+    met, measured = verdicts.count(True), len(verdicts) - verdicts.count(None)
+    parts = [HEAD, f"Targets met: {met} of {measured} measured, {len(verdicts)} in all.", ""]
     return "\n".join(parts + [line for result in results for line in section(result)]).rstrip() + "\n"
 
 
@@ -113,8 +120,8 @@ def section(result: dict[str, Any]) -> list[str]:
         lines += [f"- Skipped: {name} ({why})" for name, why in case["skipped"].items()]
         lines += ([""] if lines[-1] else []) + ([case["note"], ""] if case["note"] else [])
     packages = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    lines.append(f"`{result['command']}` on {result['date']}; {where['cpu']}, {where['cores']} cores, Python {where['python']}, {packages}.")
-    return [*lines, ""]
+    computer = f"{where['cpu']}, {where['cores']} cores, Python {where['python']}"
+    return [*lines, f"`{result['command']}` on {result['date']}; {computer}, {packages}.", ""]
 
 
 VERDICT = {True: "**met**", False: "**missed**", None: "not measured"}

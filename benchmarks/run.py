@@ -25,7 +25,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     unknown = [item for item in options.items if item not in ITEMS]
     if unknown or (options.repeats is not None and options.repeats < 1):
-        parser.error(f"no such item: {', '.join(unknown)}; there are {', '.join(ITEMS)}" if unknown else "--repeats must be positive")
+        parser.error(
+            f"no such item: {', '.join(unknown)}; there are {', '.join(ITEMS)}" if unknown else "--repeats must be positive"
+        )
     return options
 
 

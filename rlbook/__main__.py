@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     print(
         f"{config.env}: {last['frames']} frames in {seconds:.1f} s ({last['frames'] / seconds:,.0f} frames/s), seed {config.seed}"
     )
-    print(f"score: mean return {last['episode_reward']:.1f} over the last 100 training episodes")
+    print(f"score: {_score(last, ' over the last 100 training episodes')}")
     return 0
 
 
@@ -66,6 +67,11 @@ def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:
             )
 
 
+def _score(metrics: dict[str, float], of: str = "") -> str:
+    score = metrics["episode_reward"]
+    return "no episode has ended" if math.isnan(score) else f"mean return {score:.1f}{of}"
+
+
 def _progress(metrics: Iterator[dict[str, float]], total: int) -> dict[str, float]:
     """Show a bar (a line every ten percent where there is no terminal) and return the last metrics."""
     last: dict[str, float] = {}
@@ -76,7 +82,7 @@ def _progress(metrics: Iterator[dict[str, float]], total: int) -> dict[str, floa
             continue
         shown = int(done * 10)
         bar = "#" * round(done * width)
-        line = f"[{bar:<{width}}] {last['frames']:>9,.0f} frames   mean return {last['episode_reward']:7.1f}"
+        line = f"[{bar:<{width}}] {last['frames']:>9,.0f} frames   {_score(last):<20}"
         print(f"\r{line}" if tty else line, end="" if tty else "\n", file=sys.stderr, flush=True)
     if tty:
         print(file=sys.stderr)

@@ -180,3 +180,14 @@ def test_the_import_closure_follows_names_to_where_they_are_defined(tmp_path):
     at_import = {"toy.use": 5, "toy.a": 2, "toy.keys": 1}
     assert count_lines.import_closure("toy.use", tmp_path / "toy") == at_import
     assert count_lines.import_closure("toy.use", tmp_path / "toy", lazy=True) == at_import | {"toy.late": 1}
+
+
+def test_the_readme_program_runs() -> None:
+    """The README's PPO is code that works: here for two batches."""
+    program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert program is not None
+    short = program[1].replace("total_frames=40_000", "total_frames=512")
+    assert short != program[1]
+    done = subprocess.run([sys.executable, "-c", short], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kl") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Rollout:
         return advantage
 
 
-def rlbook_with(backend: str, data: Rollout) -> Make:
+def rlbook_with(backend: Literal["auto", "torch"], data: Rollout) -> Make:
     """Return what prepares rlbook's function; its error is measured beside its time."""
 
     def prepare() -> Prepared:

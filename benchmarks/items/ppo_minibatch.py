@@ -31,7 +31,8 @@ def minibatches(size: int) -> list[TensorDict]:
     def batch() -> TensorDict:
         action = torch.randint(2, (size,), generator=generator)
         entries = {"observation": normal(size, 4), "action": action, "action_log_prob": torch.full((size,), -0.69)}
-        return TensorDict({**entries, "advantage": normal(size), "value_target": normal(size), "state_value": normal(size)}, [size])
+        entries |= {key: normal(size) for key in ("advantage", "value_target", "state_value")}
+        return TensorDict(entries, [size])
 
     return [batch() for _ in range(BATCHES)]
 
@@ -114,7 +115,7 @@ def plain_step(agent: peers.PlainAgent, optimizer: torch.optim.Optimizer) -> Cal
     return step
 
 
-KEYS = ["observation", "action", "action_log_prob", "advantage", "value_target"]
+KEYS: list[Any] = ["observation", "action", "action_log_prob", "advantage", "value_target"]
 
 
 def cleanrl_of(size: int) -> Make:
@@ -136,7 +137,7 @@ def leanrl_of(size: int) -> Make:
 
         agent = peers.PlainAgent()
         optimizer = torch.optim.Adam(agent.parameters(), lr=torch.tensor(LR), eps=EPS)
-        out_keys = ["actor_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm"]
+        out_keys: list[Any] = ["actor_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm"]
         update = torch.compile(TensorDictModule(plain_step(agent, optimizer), in_keys=KEYS, out_keys=out_keys))
         return over(lambda batch: update(batch, tensordict_out=TensorDict()), minibatches(size))
 

@@ -13,6 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from rlbook import keys
 from rlbook.envs.base import Env
 from rlbook.envs.loop import Loop, align
+from rlbook.envs.native.base import NativeEnv
 from rlbook.errors import ConfigError, EnvError, explain
 from rlbook.modules.compiled import compile_graph, warn_eager
 from rlbook.typing import Leaves
@@ -105,6 +106,9 @@ class CompiledLoop(Loop):
     """
 
     def __init__(self, env: Env, policy: Any, num_steps: int, check: bool = True, chunk: int = 2):
+        if not isinstance(getattr(env, "base_env", env), NativeEnv):
+            fix = "Leave compile=False: only the state of native environments is known to be tensors"
+            raise ConfigError(explain("An environment to compile", "a NativeEnv", type(env).__name__, fix))
         super().__init__(env, policy, num_steps, check)
         self.chunk = next(k for k in range(min(chunk, num_steps), 0, -1) if num_steps % k == 0)
         self._compiled: Any = compile_graph(self._many_steps)

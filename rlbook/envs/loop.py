@@ -49,10 +49,13 @@ class Loop:
         """
         self._begin()
         noise = self.policy.noise(self.num_steps)
+        if self.policy.open_loop:  # the actions depend on nothing: write them all at once
+            self._allocate_outputs(self.policy(self._roots[0], noise[0]))
+            self.memory[keys.ACTION].copy_(noise)
         for t in range(self.num_steps):
-            out = self.policy(self._roots[t], None if noise is None else noise[t])
-            self._write(out, t)
-            any_done = self._writer.step(out[keys.ACTION], t)
+            if not self.policy.open_loop:
+                self._write(self.policy(self._roots[t], None if noise is None else noise[t]), t)
+            any_done = self._writer.step(t)
             if break_when_any_done and any_done:
                 break
         return self._finish(t + 1)
@@ -67,15 +70,22 @@ class Loop:
                 row.copy_(self._roots[self._at][key])
         self.env._driver = None  # until this rollout is whole
 
-    def _write(self, out: Leaves, t: int) -> None:
-        """Write what the policy returned into row ``t``; the first time, find out what that is."""
+    def _allocate_outputs(self, out: Leaves) -> None:
+        """Allocate memory for what the policy returns, the first time it does."""
         if self._outs is None:
             check_output(out, self.env)
             self._action_shape = out[keys.ACTION].shape
             new = {key: stack_rows(value, self.num_steps) for key, value in out.items() if key not in self._roots[0]}
             self.memory.update(new)
             self._outs = rows_of(new)
+            self._writer.take_actions(self.memory[keys.ACTION])
             self.data = view(self.memory, self.env.batch_size, self.num_steps, self.env.device)
+
+    def _write(self, out: Leaves, t: int) -> None:
+        """Write what the policy returned into row ``t``."""
+        if self._outs is None:
+            self._allocate_outputs(out)
+        assert self._outs is not None
         shape = out[keys.ACTION].shape
         if shape != self._action_shape:
             raise PolicyError(
@@ -106,6 +116,10 @@ class TensorWriter:
         self.flags = memory["flags"].unbind(0)
         self.checked = False  # the first step is looked at
 
+    def take_actions(self, actions: Any) -> None:
+        """Learn where the actions are written, ``[T, *batch, ...]``."""
+        self.actions = actions.unbind(0)
+
     def reset(self, t: int) -> None:
         """Reset everything and write the root of step ``t``."""
         fresh = self.env._reset(None)
@@ -113,9 +127,9 @@ class TensorWriter:
         for key, row in self.roots[t].items():
             row.copy_(fresh[key])
 
-    def step(self, action: Any, t: int) -> bool:
-        """Take step ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
-        nxt = self.env._step(action)
+    def step(self, t: int) -> bool:
+        """Take action ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
+        nxt = self.env._step(self.actions[t])
         if not self.checked:
             check_fit(nxt, self.outcomes[t], f"{type(self.env).__name__}._step")
             self.checked = True
@@ -136,22 +150,28 @@ class ArrayWriter:
     """The same for environments of NumPy arrays, which write into the memory themselves: no tensor is made per step."""
 
     def __init__(self, env: Any, memory: dict[Key, Tensor]):
-        def arrays(tensors: dict[Key, Tensor]) -> list[dict[Key, Any]]:
-            skip = 1 + len(env.batch_size)
-            return rows_of({key: x.numpy().reshape(len(x), env.num_envs, *x.shape[skip:]) for key, x in tensors.items()})
-
         self.env = env
-        self.roots = arrays({key: memory[key] for key in env.observation_spec.leaves()})
-        self.outcomes = arrays(outcome_of(env, memory))
+        self.roots = rows_of({key: self._arrays(memory[key]) for key in env.observation_spec.leaves()})
+        self.outcomes = rows_of({key: self._arrays(value) for key, value in outcome_of(env, memory).items()})
+
+    def _arrays(self, value: Any) -> list[Any]:
+        """View the rows of ``[T, *batch, ...]`` as arrays ``[num_envs, ...]``; those of a TensorDict as dictionaries of them."""
+        if isinstance(value, TensorDictBase):
+            return rows_of({name: self._arrays(part) for name, part in value.items()})
+        return list(value.numpy().reshape(len(value), self.env.num_envs, *value.shape[1 + len(self.env.batch_size) :]))
+
+    def take_actions(self, actions: Any) -> None:
+        """Learn where the actions are written, ``[T, *batch, ...]``."""
+        self.actions = self._arrays(actions)
 
     def reset(self, t: int) -> None:
         """Reset everything and write the root of step ``t``."""
         self.env._reset_arrays(None, self.roots[t])
 
-    def step(self, action: Any, t: int) -> bool:
-        """Take step ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
+    def step(self, t: int) -> bool:
+        """Take action ``t``, write its outcome and the root of step ``t + 1``; return whether anything is done."""
         nxt, root = self.outcomes[t], self.roots[t + 1]
-        done = self.env._step_arrays(action, nxt)
+        done = self.env._step_arrays(self.actions[t], nxt)
         for key, row in root.items():
             row[...] = nxt[key]
         if done is None:
@@ -186,13 +206,15 @@ def outcome_of(env: Env, memory: dict[Key, Any]) -> dict[Key, Any]:
 
 def rows_of(values: dict[Key, Any]) -> list[dict[Key, Any]]:
     """Cut time-major values into one dictionary per step, once, so that the loop does not."""
-    rows = zip(*(value.unbind(0) if hasattr(value, "unbind") else list(value) for value in values.values()), strict=True)
-    return [dict(zip(values, row, strict=True)) for row in rows]
+    columns = [value if isinstance(value, list) else value.unbind(0) for value in values.values()]
+    return [dict(zip(values, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def stack_rows(example: Any, steps: int) -> Any:
     """Allocate ``[steps, *example.shape]`` zeros."""
-    return torch.zeros_like(example).unsqueeze(0).expand(steps, *example.shape).clone()
+    if isinstance(example, TensorDictBase):
+        return torch.zeros_like(example).unsqueeze(0).expand(steps, *example.shape).clone()
+    return example.new_zeros((steps, *example.shape))
 
 
 def view(memory: dict[Key, Any], batch: torch.Size, steps: int, device: torch.device) -> TensorDict:

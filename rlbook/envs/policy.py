@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class StepPolicy(Protocol):
     """What the loop calls: random numbers for a whole rollout first, then one step at a time on plain dictionaries."""
 
+    open_loop: bool
+    """Whether the noise is the actions, whatever is observed."""
+
     def noise(self, steps: int) -> Any:
         """Draw the random numbers of ``steps`` steps, indexable by the step, or None."""
 
@@ -71,6 +74,8 @@ def check_output(out: Any, env: Env) -> None:
 
 
 class _Random:
+    open_loop = True
+
     def __init__(self, env: Env):
         self.env = env
 
@@ -84,6 +89,8 @@ class _Random:
 class _Acting:
     """The fast path: an actor that maps observation tensors to action tensors."""
 
+    open_loop = False
+
     def __init__(self, actor: Any, env: Env):
         self.env, self.actor = env, actor
 
@@ -96,6 +103,8 @@ class _Acting:
 
 class _OfTensorDict:
     """A module that reads and writes a TensorDict."""
+
+    open_loop = False
 
     def __init__(self, module: Callable[..., Any], env: Env):
         self.env, self.module = env, module
@@ -129,6 +138,8 @@ class _OfTensorDict:
 
 class _OfObservation:
     """A module or function of observation tensors that returns the action."""
+
+    open_loop = False
 
     def __init__(self, function: Callable[..., Any], env: Env, arguments: list[str]):
         self.env, self.function = env, function

@@ -109,8 +109,18 @@ class Lab:
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.folder / name)
 
-    def read(self, name: str) -> nbformat.NotebookNode:
-        return nbformat.read(self.folder / name, as_version=4)
+    def save(self, page: Page, name: str, mime: str) -> None:
+        """Save the open notebook, until the file holds an output of that type in its first cell."""
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not self._has(name, mime):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the saved notebook has no {mime}")
+            page.get_by_role("button", name="Save and create checkpoint").click()
+            time.sleep(0.3)
+
+    def _has(self, name: str, mime: str) -> bool:
+        outputs = nbformat.read(self.folder / name, as_version=4).cells[0].outputs
+        return any(mime in output.get("data", {}) for output in outputs)
 
     def open(self, page: Page, name: str) -> None:
         """Open a notebook and wait until its kernel is ready."""

@@ -60,7 +60,7 @@ def test_equals_the_slow_reference():
 
 
 def test_golden_value():
-    # V = 10 everywhere, gamma = lambda = 1/2, rewards 1. Step 1 is truncated (delta = 1 + 5 - 10 = -4, and nothing flows back over
+    # V = 10 everywhere, gamma = lambda = 1/2, rewards 1. Step 1 is truncated (delta = 1 + 5 - 10 = -4, and none flows back over
     # it), step 2 terminates (delta = 1 - 10 = -9), step 3 is the last of the rollout (delta = -4).
     data = Constant(None, limit=10).rollout(4, break_when_any_done=False)
     data["next", "truncated"][1] = data["next", "terminated"][2] = True

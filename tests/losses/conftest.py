@@ -1,14 +1,5 @@
 """What the tests of losses share."""
 
-from __future__ import annotations
+from compiling import quick_compile
 
-from functools import partial
-
-import pytest
-import torch
-
-
-@pytest.fixture
-def quick_compile(monkeypatch):
-    """Let torch.compile trace and lower everything, but leave out the slow generation of machine code."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+__all__ = ["quick_compile"]

@@ -124,7 +124,7 @@ def test_sends_only_what_is_drawn():
     assert plot.data("reward")[1].tolist() == [2.0]
 
 
-def test_flushes_at_most_twenty_times_a_second(monkeypatch):
+def test_flushes_ten_times_a_second(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(live, "perf_counter", lambda: now[0])
     plot = LivePlot()
@@ -134,7 +134,7 @@ def test_flushes_at_most_twenty_times_a_second(monkeypatch):
         now[0] += 0.001
         plot.add(i, {"loss": float(i)})
     plot.flush()
-    assert 30 <= len(page.messages) <= 41
+    assert 18 <= len(page.messages) <= 21
     assert page.curves["loss"][1] == list(range(2000))
     assert page.bytes == 2000 * 8
 

@@ -137,7 +137,7 @@ class Vector:
             if key not in OUTCOME:
                 array[:] = follow(observation, keys.as_tuple(key))
         done = self._finished = terminated | truncated
-        any_done = done.any()
+        any_done = np.count_nonzero(done)  # several times faster than done.any()
         if any_done and self._same_step:  # what came back is the reset observation: put the final one into its place
             self._after_reset, final = observation, info["final_obs"]
             for key, array in nxt.items():
@@ -189,7 +189,7 @@ def check_value(key: Key, value: np.ndarray, array: np.ndarray) -> None:
 
 
 def action_converter(space: Any, rows: bool) -> Callable[[Any], Any]:
-    """Return a function from a batched action (tensor or TensorDict) to what Gymnasium takes.
+    """Return a function from a batched action (array, or dictionary of arrays) to what Gymnasium takes.
 
     Args:
         space: the action space of one environment.
@@ -210,12 +210,9 @@ def action_converter(space: Any, rows: bool) -> Callable[[Any], Any]:
 
         return convert
     dtype, start = space.dtype, getattr(space, "start", None)
-    shift = start if start is not None and np.any(start) else None
-    if isinstance(space, spaces.Discrete) and rows:  # Python integers: NumPy's are slow inside an environment
-        return (lambda a: a.tolist()) if shift is None else (lambda a: (a + int(shift)).tolist())
-    if shift is None:
-        return lambda a: a.numpy().astype(dtype, copy=False)
-    return lambda a: a.numpy().astype(dtype, copy=False) + shift
+    if start is None or not np.any(start):
+        return lambda action: action.astype(dtype, copy=False)
+    return lambda action: action.astype(dtype, copy=False) + start
 
 
 def _reset_cartpole(env: Any, rows: np.ndarray, root: np.ndarray) -> None:

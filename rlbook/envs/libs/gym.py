@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
@@ -93,7 +94,7 @@ class GymEnv(Env):
         return self._tensors(self._root)
 
     def _step(self, action: Any) -> Leaves:
-        self._step_arrays(action.cpu(), self._arrays)
+        self._step_arrays(_arrays(action, self.num_envs, len(self.batch_size)), self._arrays)
         return self._tensors(self._arrays)
 
     def _reset_arrays(self, mask: np.ndarray | None, root: Arrays) -> None:
@@ -103,7 +104,7 @@ class GymEnv(Env):
         self.backend.reset(mask, seed, root)
 
     def _step_arrays(self, action: Any, nxt: Arrays) -> np.ndarray | None:
-        return self.backend.step(action if self.batch_size else action.unsqueeze(0), nxt)
+        return self.backend.step(action, nxt)
 
     def _tensors(self, arrays: Arrays) -> Leaves:
         tensors = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
@@ -117,6 +118,13 @@ class GymEnv(Env):
 
     def _close(self) -> None:
         self.backend.close()
+
+
+def _arrays(action: Any, num_envs: int, batch_dims: int) -> Any:
+    """View an action ``[*batch, ...]`` as an array ``[num_envs, ...]``, a TensorDict as a dictionary of them."""
+    if isinstance(action, TensorDictBase):
+        return {name: _arrays(part, num_envs, batch_dims) for name, part in action.items()}
+    return action.cpu().numpy().reshape(num_envs, *action.shape[batch_dims:])
 
 
 def _make_envs(env: Any, count: int, kwargs: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 // Live curves on a canvas, with the buttons and sliders of the run behind them.
 //
-// The page keeps the history; the kernel sends only what is new, at most 20 times a second.
+// The page keeps the history; the kernel sends only what is new, ten times a second.
 //   kernel -> page  {kind: "data", curves: [{key, start, end, points}], state}  and one float32 buffer: x, y of each curve
 //                   {kind: "state", state}    {kind: "clear", state}
 //   page -> kernel  {kind: "hello"}  asks for everything (a late view, or a gap between `start` and what we have)
@@ -260,7 +260,7 @@ class Panel {
     for (const v of cols.places) {
       const label = cols.write(v), half = pen.measureText(label).width / 2;
       pen.textAlign = "center";
-      if (cursor === null || Math.abs(px(v) - px(cursor)) > 48) pen.fillText(label, Math.min(px(v), width - half), height - 6);
+      if (cursor === null || Math.abs(px(v) - px(cursor)) > 60) pen.fillText(label, Math.min(px(v), width - half), height - 6);
       line(pen, crisp(px(v)), box.top + box.height, crisp(px(v)), box.top + box.height + 4);
     }
 
@@ -268,7 +268,7 @@ class Panel {
     pen.beginPath();
     pen.rect(left, 0, box.width + 8, box.top + box.height + 1);
     pen.clip();
-    pen.lineJoin = pen.lineCap = "round";
+    pen.lineJoin = "bevel"; // round joins of a thousand points cost more than all the rest
     const plain = view.store.decay === 0;
     curves.forEach(({ tone }, i) => {
       pen.strokeStyle = getComputedStyle(tone).color;
@@ -304,7 +304,7 @@ class Panel {
       pen.fillStyle = getComputedStyle(tone).color;
       if (Number.isFinite(curve.s[i])) dot(pen, px(curve.x[i]), py(curve.s[i]), 4);
     }
-    const text = at.toLocaleString("en-US"), wide = pen.measureText(text).width + 12;
+    const text = `${this.view.store.config.x} ${at.toLocaleString("en-US")}`, wide = pen.measureText(text).width + 12;
     const from = Math.min(Math.max(x - wide / 2, box.left), box.left + box.width + 8 - wide);
     pen.fillStyle = tones.ink;
     pen.beginPath();
@@ -464,7 +464,7 @@ class View {
   }
   smoother() {
     const input = make("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: this.store.decay });
-    const output = make("output", { textContent: this.store.decay.toFixed(2) });
+    const output = make("span", { className: "out", textContent: this.store.decay.toFixed(2) });
     input.addEventListener("input", () => {
       output.textContent = (+input.value).toFixed(2);
       this.store.smoothing(+input.value);
@@ -476,7 +476,7 @@ class View {
     const value = (t) => +(log ? low * (high / low) ** t : low + t * (high - low)).toPrecision(3);
     const place = (v) => (log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low));
     const input = make("input", { type: "range", min: 0, max: 1, step: 0.002 });
-    const output = make("output");
+    const output = make("span", { className: "out" }); // not <output>: the label would belong to it
     const write = (v) => {
       output.textContent = short(v);
       input.setAttribute("aria-valuetext", short(v));
@@ -538,7 +538,9 @@ class View {
     })());
   }
   arrange() {
-    const groups = this.store.groups();
+    const groups = this.store.groups(), width = this.grid.clientWidth, plan = JSON.stringify([groups, width]);
+    if (plan === this.plan) return;
+    this.plan = plan;
     if (JSON.stringify(groups) !== this.arranged) {
       this.arranged = JSON.stringify(groups);
       let color = 0;
@@ -548,7 +550,7 @@ class View {
       });
       this.grid.replaceChildren(...this.panels.map((panel) => panel.node));
     }
-    const count = groups.length, columns = Math.max(1, Math.min(count, count > 4 ? 3 : 2, Math.floor(this.grid.clientWidth / 260)));
+    const count = groups.length, columns = Math.max(1, Math.min(count, count > 4 ? 3 : 2, Math.floor(width / 260)));
     this.grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
     if (count) this.panels[0].node.style.gridColumn = `span ${columns - (count % columns || columns) + 1}`;
   }
