@@ -5,7 +5,7 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/rlbook/rlbook/main?urlpath=lab/tree/notebooks/00_start_here.ipynb)
 #
 # **In the next ten minutes** you will watch a pole fall, keep it up with a line of your own, and then let a program find out by itself how to do it. You will
-# see it learn, live, in about ten seconds. Then you will break it, to see what it needs.
+# see it learn, live, in ten to twenty seconds. Then you will break it, to see what it needs.
 #
 # You need to know a little Python. You need to know nothing about reinforcement learning.
 #
@@ -27,7 +27,7 @@ from rlbook.trainers import evaluate
 from rlbook.widgets import record
 
 torch.set_num_threads(1)  # small networks are fastest with one thread
-torch.manual_seed(0);  # the same random numbers each time
+torch.manual_seed(0)  # the same random numbers each time
 
 # %% [markdown]
 # ## 1. Predict
@@ -49,11 +49,11 @@ Quiz(
 # %% [markdown]
 # ## 2. Play
 #
-# See for yourself. Press play, or drag the slider through the film.
+# See for yourself, in slow motion. Press play, or drag the slider through the film.
 
 # %%
 env = CartPole(seed=3)
-EnvViewer(record(env))  # random pushes
+EnvViewer(record(env), fps=12)  # random pushes
 
 # %% [markdown]
 # ## 3. What you saw, in five words
@@ -180,20 +180,13 @@ config = PPOConfig(
 )
 agent = PPO(config)
 board = Dashboard(
-    ["episode_reward", "entropy", "explained_variance"],
-    title="PPO learns CartPole",
-    target=475,
-    smoothing=0,
-    x="frames",
-    total=config.total_frames,
+    ["episode_reward", "entropy"], title="PPO learns CartPole", target=475, smoothing=0, x="frames", total=config.total_frames
 )
-run = Run(agent.train(), board=board, name="learn")
-run.start()
+run = Run(agent.train(), board=board, name="learn").start()
 
 # %% [markdown]
-# *What the other two curves say.* **entropy** is how undecided the agent is: 0.69 is the toss of a coin, 0 is no doubt at all.
-# **explained_variance** is how well it foresees its own return: 0 is not at all, 1 is perfectly. It begins to foresee what is going to happen, and then it acts
-# better.
+# *What the other curve says.* **entropy** is how undecided the agent is: 0.69 is the toss of a coin, 0 is no doubt at all. It falls when the agent begins to know
+# what it wants.
 #
 # The next cell waits for the end of the run, and then checks what this page claims.
 
@@ -238,14 +231,9 @@ Quiz(
 )
 
 # %%
-short_sighted = PPO(
-    PPOConfig(env="CartPole", num_envs=32, frames_per_batch=2048, epochs=10, total_frames=40_960, gamma=0.0)
-)
-broken_board = Dashboard(
-    ["episode_reward", "entropy", "explained_variance"], title="gamma = 0", target=475, smoothing=0, x="frames", total=40_960
-)
-broken = Run(short_sighted.train(), board=broken_board, name="break")
-broken.start()
+short_sighted = PPO(PPOConfig(env="CartPole", num_envs=32, frames_per_batch=2048, epochs=10, total_frames=40_960, gamma=0.0))
+broken_board = Dashboard(["episode_reward", "entropy"], title="gamma = 0", target=475, smoothing=0, x="frames", total=40_960)
+broken = Run(short_sighted.train(), board=broken_board, name="break").start()
 
 # %%
 await broken
@@ -300,12 +288,11 @@ Quiz(
 #
 # ### The course
 #
-# Twenty lessons, each with something to predict, to play with, to write, to train live, and to break. **Two of them exist today**; the others are planned, in
-# this order.
+# This page and twenty lessons, each with something to predict, to play with, to write, to train live, and to break. **One of the twenty exists today**; the others
+# are planned, in this order.
 #
 # | | lesson | | | lesson | |
 # |---|---|---|---|---|---|
-# | **00** | **Start here** | *you are here* | 10 | REINFORCE | planned |
 # | 01 | Bandits | planned | 11 | Actor-critic and GAE | planned |
 # | 02 | Decision processes and returns | planned | **12** | **[PPO](12_ppo.ipynb)** | **ready** |
 # | 03 | Dynamic programming | planned | 13 | SAC and TD3 | planned |
@@ -315,8 +302,7 @@ Quiz(
 # | 07 | TensorDict and rlbook | planned | 17 | Models and planning | planned |
 # | 08 | Function approximation | planned | 18 | Offline RL | planned |
 # | 09 | DQN | planned | 19 | Learning from preferences | planned |
-#
-# <sub>Lesson 20, the capstone, follows them: an agent of your own, judged on seeds it has not seen.</sub>
+# | 10 | REINFORCE | planned | 20 | Capstone: an agent of your own | planned |
 #
 # **Sources.** The cart and the pole: Barto, Sutton and Anderson, *Neuronlike adaptive elements that can solve difficult learning control problems* (1983).
 # PPO: Schulman et al., [*Proximal Policy Optimization Algorithms*](https://arxiv.org/abs/1707.06347) (2017). The book to read beside this course: Sutton and

@@ -37,7 +37,7 @@ class Trouble(Exception):
 
 
 class OutOfTime(BaseException):
-    """The learner's function took too long. (No Exception: a learner's ``except Exception`` must not swallow it.)"""
+    """The learner's function took too long. It is no Exception: a learner's ``except Exception`` must not swallow it."""
 
 
 @dataclass
@@ -91,12 +91,15 @@ def check_callable(function: Any, exercise: Exercise, arguments: Arguments) -> N
         raise Unsolved
     if not callable(function):
         name = type(function).__name__
-        raise Trouble(f"Hand over the function itself, not what it returns: `check(\"{exercise.name}\", {exercise.name})`. This is a `{name}`.")
+        call = f'check("{exercise.name}", {exercise.name})'
+        raise Trouble(f"Hand over the function itself, not what it returns: `{call}`. This is a `{name}`.")
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
         own = getattr(function, "__name__", type(function).__name__)
-        raise Trouble(f"It is called as `{exercise.call}`; yours is `{own}{inspect.signature(function)}`. Restore the first line.") from None
+        raise Trouble(
+            f"It is called as `{exercise.call}`; yours is `{own}{inspect.signature(function)}`. Restore the first line."
+        ) from None
     except ValueError:  # a builtin without signature
         pass
 
@@ -118,7 +121,9 @@ def call(function: Function, arguments: list[Any]) -> Any:
     except NotImplementedError:
         raise Unsolved from None
     except OutOfTime:
-        raise Trouble(f"It was still busy after {LIMIT_S:.0f} seconds, so it was stopped. Does a loop of yours never end?") from None
+        raise Trouble(
+            f"It was still busy after {LIMIT_S:.0f} seconds, so it was stopped. Does a loop of yours never end?"
+        ) from None
     except RecursionError:
         raise Trouble("It calls itself without end. Where does the recursion stop?") from None
     except Exception as error:
@@ -141,7 +146,7 @@ def where(error: Exception) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in this thread's Python code when it runs longer, on every platform; a debugger has all the time it wants."""
+    """Raise OutOfTime in this thread's Python code when it runs longer, on every platform; a debugger may take its time."""
     if sys.gettrace() is not None or sys.platform == "emscripten":  # no threads there
         yield
         return

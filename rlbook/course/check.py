@@ -54,7 +54,9 @@ def check(name: str, function: Any, hint: int | None = None) -> Any:
     """
     exercise = find_exercise(name)
     if hint is not None and not (isinstance(hint, int) and 0 <= hint <= len(exercise.hints)):
-        raise ConfigError(explain("hint", f"from 0 to {len(exercise.hints)}", repr(hint), "Leave it out to get one more each time"))
+        raise ConfigError(
+            explain("hint", f"from 0 to {len(exercise.hints)}", repr(hint), "Leave it out to get one more each time")
+        )
     report = examine(exercise, function, hint)
     report.show()
     if report.state == "solved":
@@ -98,23 +100,30 @@ class Report:
         if self.state == "solved":
             return shown
         left = len(hints) - self.hints
-        more = f"{left} hint{'s' * (left > 1)} left: run this cell again." if left else "No hints left; the solution is folded below."
+        more = (
+            f"{left} hint{'s' * (left > 1)} left: run this cell again."
+            if left
+            else "No hints left; the solution is folded below."
+        )
         return [*shown, more] if hints else shown
 
     def text(self) -> str:
         """Return the message for a terminal."""
         width = max((len(name) for name, _ in self.example), default=0)
         rows = [f"    {name:<{width}}  {value}" for name, value in self.example]
-        return "\n".join([f"{LOOK[self.state][0]} {self.exercise.name}: {self.says}", *rows, *(f"  {line}" for line in self.lines())])
+        return "\n".join(
+            [f"{LOOK[self.state][0]} {self.exercise.name}: {self.says}", *rows, *(f"  {line}" for line in self.lines())]
+        )
 
     def html(self) -> str:
         """Return the message for a notebook; it follows the light and dark theme."""
         sign, color = LOOK[self.state]
-        rows = "".join(
-            f'<tr><td style="text-align:left;opacity:.7">{escape(name)}</td><td style="text-align:left"><code>{escape(value)}</code></td></tr>'
+        left = "text-align:left"
+        rows = (
+            f'<tr><td style="{left};opacity:.7">{escape(name)}</td><td style="{left}"><code>{escape(value)}</code></td></tr>'
             for name, value in self.example
         )
-        table = f'<table style="margin:.4em 0 0;font-size:.92em">{rows}</table>' if rows else ""
+        table = f'<table style="margin:.4em 0 0;font-size:.92em">{"".join(rows)}</table>' if self.example else ""
         lines = "".join(f'<div style="margin-top:.3em;opacity:.85">{markup(line)}</div>' for line in self.lines())
         head = f'<b style="color:{color}">{sign} {escape(self.exercise.name)}</b>&ensp;{markup(self.says)}'
         frame = f"border-left:4px solid {color};padding:.4em .9em;margin:.2em 0;line-height:1.5;max-width:48em"

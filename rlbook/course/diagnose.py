@@ -107,7 +107,9 @@ def difference(got: Any, want: Any, what: str = "What it returns") -> str:
     if isinstance(want, tuple):
         if not isinstance(got, tuple | list) or len(got) != len(want):
             return f"{what} must be {len(want)} things, `return a, b`; it is {describe(got)}."
-        return next(filter(None, (difference(g, w, f"Output {i}") for i, (g, w) in enumerate(zip(got, want, strict=True), 1))), "")
+        return next(
+            filter(None, (difference(g, w, f"Output {i}") for i, (g, w) in enumerate(zip(got, want, strict=True), 1))), ""
+        )
     if isinstance(want, Tensor):
         if not isinstance(got, Tensor):
             number = " Leave `.item()` and `float()` out, so that gradients can flow." if isinstance(got, Number) else ""
@@ -145,7 +147,7 @@ def gradient_difference(got: Outcome, want: Outcome) -> str:
         if not gradient.any():
             return f"The numbers are right, but a gradient flows into `{name}`, which is data here: use `{name}.detach()`."
         if not mine.any():
-            return f"The numbers are right, but no gradient reaches `{name}`: leave `.detach()`, `.item()` and `torch.no_grad()` out."
+            return f"The numbers are right, but no gradient reaches `{name}`: leave `.detach()` and `torch.no_grad()` out."
         return f"The numbers are right, but the gradient for `{name}` is not."
     return ""
 
@@ -188,5 +190,5 @@ def describe(x: Any) -> str:
 
 
 def short(x: Any) -> str:
+    """Write a number with four digits."""
     return f"{x:.4g}" if isinstance(x, float) else str(x)
-

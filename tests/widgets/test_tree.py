@@ -62,10 +62,10 @@ def test_flags_what_is_not_finite():
     "tensor, expected",
     [
         (torch.zeros(0, 4), "[0, 4]  float32  cpu"),
-        (torch.tensor(3), "[]  int64  cpu       8 B  3"),
+        (torch.tensor(3), "[]  int64  cpu  8 B  3"),
         (torch.tensor([float("nan")]), "! 1 NaN"),
         (torch.tensor([1 + 2j]), "[1]  complex64"),
-        (torch.zeros(3, device="meta"), "[3]  float32  meta      12 B"),
+        (torch.zeros(3, device="meta"), "[3]  float32  meta  12 B"),
         (torch.tensor([-(2**62), 2**62]), "int64"),
         (torch.tensor([-3e38, 3e38]), "float32"),
         (torch.tensor([1.0], dtype=torch.bfloat16), "bfloat16"),

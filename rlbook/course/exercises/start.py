@@ -68,49 +68,54 @@ def _rewards(generator: torch.Generator) -> dict[str, Arguments]:
     }
 
 
-EXERCISES = [
-    Exercise(
-        name="my_policy",
-        reference=my_policy,
-        inputs=_observations,
-        goal=balances,
-        mistakes={
-            "You push to the same side whatever happens: the pole falls to the other one within ten steps.": lambda o: 1,
-            "You always push left: the pole falls to the right within ten steps. Look at the observation.": lambda o: 0,
-            "You push away from where the pole leans, so it falls faster. Turn the sign around.": lambda o: int(o[2] < 0),
-            "You catch the pole where it leans, and that is the right idea, but it comes back with a swing: about 40 steps. "
-            "Use its speed `observation[3]` too.": lambda o: int(o[2] > 0),
-            "You follow the cart. It is the pole that falls: its angle is `observation[2]`, its speed `observation[3]`.": lambda o: int(
-                o[0] > 0
-            ),
-        },
-        hints=[
-            "`observation[2]` is the pole's angle: positive when it leans to the right. Push to the side where it leans.",
-            "An angle alone comes too late. `observation[3]` says how fast the pole turns, and so where it will lean.",
-            "Add the two: `observation[2] + 0.5 * observation[3]` is about where the pole will be. Push right (1) if that is positive.",
-        ],
-    ),
-    Exercise(
-        name="discounted_return",
-        reference=discounted_return,
-        inputs=_rewards,
-        mistakes={
-            "You add the rewards up without discounting: multiply reward number t by `gamma**t`.": lambda r, gamma: sum(r),
-            "You discount the first reward too: it counts in full, `gamma**0 = 1`.": lambda r, gamma: sum(
-                gamma ** (t + 1) * x for t, x in enumerate(r)
-            ),
-            "You discount the wrong end: the first reward counts in full, later ones less and less.": lambda r, gamma: sum(
-                gamma**t * x for t, x in enumerate(reversed(r))
-            ),
-            "You multiply by `gamma * t`; it is `gamma**t`, gamma to the power t.": lambda r, gamma: sum(
-                gamma * t * x for t, x in enumerate(r)
-            ),
-            "You take the mean; a return is the sum.": lambda r, gamma: sum(gamma**t * x for t, x in enumerate(r)) / max(len(r), 1),
-            "You multiply every reward by the same gamma: later rewards get more factors of gamma.": lambda r, gamma: gamma * sum(r),
-        },
-        hints=[
-            "`enumerate(rewards)` gives the pairs (0, r_0), (1, r_1), ...",
-            "Start with `total = 0` and add `gamma**t * reward` in a loop over these pairs.",
-        ],
-    ),
-]
+MY_POLICY = Exercise(
+    name="my_policy",
+    reference=my_policy,
+    inputs=_observations,
+    goal=balances,
+    mistakes={
+        "You always push right: the pole falls to the left within ten steps. Look at the observation.": lambda o: 1,
+        "You always push left: the pole falls to the right within ten steps. Look at the observation.": lambda o: 0,
+        "You push away from where the pole leans, so it falls faster. Turn the sign around.": lambda o: int(o[2] < 0),
+        "You catch the pole where it leans. That is the right idea, but it comes back with a swing: about 40 steps. "
+        "Use its speed `angular_velocity` too.": lambda o: int(o[2] > 0),
+        "You follow the cart. It is the pole that falls: look at `angle` and `angular_velocity`.": lambda o: int(o[0] > 0),
+    },
+    hints=[
+        "`angle` is positive when the pole leans to the right. Push to the side to which it leans.",
+        "An angle alone comes too late. `angular_velocity` says how fast the pole turns, and so where it is going to lean.",
+        "Add the two: `angle + 0.5 * angular_velocity` is about where the pole will be. Push right (1) if that is positive.",
+    ],
+)
+
+DISCOUNTED_RETURN = Exercise(
+    name="discounted_return",
+    reference=discounted_return,
+    inputs=_rewards,
+    mistakes={
+        "You add the rewards up without discounting: multiply reward number t by `gamma**t`.": lambda rewards, gamma: sum(
+            rewards
+        ),
+        "You discount the first reward too: it counts in full, `gamma**0 = 1`.": lambda rewards, gamma: (
+            gamma * discounted_return(rewards, gamma)
+        ),
+        "You discount the wrong end: the first reward counts in full, later ones less and less.": lambda rewards, gamma: (
+            discounted_return(rewards[::-1], gamma)
+        ),
+        "You multiply by `gamma * t`; it is `gamma**t`, gamma to the power t.": lambda rewards, gamma: sum(
+            gamma * t * reward for t, reward in enumerate(rewards)
+        ),
+        "You take the mean; a return is the sum.": lambda rewards, gamma: (
+            discounted_return(rewards, gamma) / max(len(rewards), 1)
+        ),
+        "You multiply every reward by the same gamma: later ones get more factors of it.": lambda rewards, gamma: (
+            gamma * sum(rewards)
+        ),
+    },
+    hints=[
+        "`enumerate(rewards)` gives the pairs (0, r_0), (1, r_1), ...",
+        "Start with `total = 0` and add `gamma**t * reward` in a loop over these pairs.",
+    ],
+)
+
+EXERCISES = [MY_POLICY, DISCOUNTED_RETURN]

@@ -501,7 +501,7 @@ class View {
     };
   }
   command(name) {
-    if (this.store.state.blocked) this.kernel()?.interrupt(); // the kernel would read the message only after the run
+    if (this.store.state.blocked) this.kernel()?.interrupt?.(); // the kernel would read the message only after the run
     else this.send({ kind: "command", name });
   }
   /** The kernel's connection, where the front end lets a widget see it. */
