@@ -41,7 +41,7 @@ lab: $(VENV)/.installed-lab  ## Open the course in JupyterLab
 	@$(BIN)/jupyter lab $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 demo: $(VENV)/.installed-core  ## Watch PPO learn CartPole in the terminal
-	@$(BIN)/python -m rlbook train ppo CartPole-v1
+	@$(BIN)/python -m rlbook train ppo CartPole-v1 --stop-at 475
 
 test: lint chromium  ## Run everything CI runs
 	@$(BIN)/python -m pytest -n 2 --dist loadfile \

@@ -93,7 +93,9 @@ assert first["approx_kl"].abs() < 1e-6
 assert first["clip_fraction"] == 0
 assert median("tuned (lr 1e-3)", "episode_reward") > 1.4 * median("too slow (lr 3e-5)", "episode_reward")
 assert median("too fast (lr 3e-2)", "entropy") < median("tuned (lr 1e-3)", "entropy") < median("too slow (lr 3e-5)", "entropy")
-assert median("too slow (lr 3e-5)", "approx_kl") < median("tuned (lr 1e-3)", "approx_kl") < median("too fast (lr 3e-2)", "approx_kl")
+assert (
+    median("too slow (lr 3e-5)", "approx_kl") < median("tuned (lr 1e-3)", "approx_kl") < median("too fast (lr 3e-2)", "approx_kl")
+)
 
 # %% [markdown]
 # ## More

@@ -28,7 +28,7 @@ class Clock(Env):
         if mask is None:
             self.t, mask = 0, torch.ones_like(self.row, dtype=torch.bool)
         self.age = self.age.masked_fill(mask, 0)
-        return self._observe()
+        return {"observation": self._observe()["observation"].where(mask.unsqueeze(-1), torch.nan)}  # other rows are not read
 
     def _observe(self) -> Leaves:
         return {"observation": torch.stack((self.row, torch.full_like(self.row, self.t), self.age), -1).float()}

@@ -150,7 +150,8 @@ def publish_output(output: NotebookNode) -> NotebookNode | None:
     for mime in output.data:
         if mime != "image/png":
             output.data[mime] = ADDRESS.sub("0x...", output.data[mime])
-    output.metadata = NotebookNode()
+    size = output.metadata.get("image/png")  # a picture of double density says how wide it is meant to be
+    output.metadata = NotebookNode({"image/png": size} if size else {})
     return output if output.data else None
 
 

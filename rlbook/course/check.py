@@ -50,7 +50,7 @@ def check(name: str, function: Any, hint: int | None = None) -> Any:
         >>> def discounted_return(rewards, gamma):
         ...     return sum(rewards)
         >>> discounted_return = check("discounted_return", discounted_return)   # doctest: +ELLIPSIS
-        ✘ discounted_return: You add the rewards up without discounting...
+        ✗ discounted_return: You add the rewards up without discounting...
     """
     exercise = find_exercise(name)
     if hint is not None and not (isinstance(hint, int) and 0 <= hint <= len(exercise.hints)):

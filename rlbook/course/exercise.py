@@ -39,9 +39,9 @@ class Exercise:
     name: str
     """What the lesson calls it: ``check("name", ...)``."""
     reference: Function
-    """The right function: the lesson goes on with it where the learner's is wrong. It returns a tensor, a number, or a tuple of them."""
+    """The right function, with which the lesson goes on if need be. Returns a tensor, a number, or a tuple of them."""
     inputs: Callable[[torch.Generator], Mapping[str, Arguments]]
-    """Draws random arguments, one tuple for each situation to probe: ``{"no episode ends": (...), "one terminates": (...)}``."""
+    """Draws random arguments, a tuple for each situation to probe: ``{"no episode ends": (...), "one terminates": (...)}``."""
     mistakes: Mapping[str, Function]
     """What to tell a learner -> the wrong function whose outputs give that mistake away."""
     hints: Sequence[str] = ()

@@ -234,6 +234,10 @@ def align(flag: Tensor, value: Tensor) -> Tensor:
 
 def check_rollout(data: TensorDictBase, env: Env) -> None:
     """Raise when a reward is not finite, or an observation or action leaves its spec."""
+    try:
+        env.action_spec.check(data[keys.ACTION], keys.ACTION)
+    except SpecError as error:
+        raise PolicyError(f"The policy returned an action that the environment does not take. {error}") from error
     reward = data[keys.NEXT, keys.REWARD]
     if not torch.isfinite(reward).all():
         bad = (~torch.isfinite(reward)).nonzero()[0].tolist()
@@ -243,10 +247,6 @@ def check_rollout(data: TensorDictBase, env: Env) -> None:
     for root in roots:
         for key, spec in env.observation_spec.leaves().items():
             spec.check(root[key], key)
-    try:
-        env.action_spec.check(data[keys.ACTION], keys.ACTION)
-    except SpecError as error:
-        raise PolicyError(f"The policy returned an action that the environment does not take. {error}") from error
 
 
 def check_fit(leaves: Leaves, rows: dict[Key, Tensor], name: str) -> None:

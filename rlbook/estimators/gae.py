@@ -49,7 +49,8 @@ class GAE:
                 raise ConfigError(explain(name, "in [0, 1]", repr(number), f"Pass for example {name}=0.95"))
         if value is not None and not hasattr(value, "value"):
             raise ConfigError(explain("value", "a ValueHead or None", type(value).__name__, "Wrap the network: ValueHead(net)"))
-        self.value, self.gamma, self.gae_lambda, self.backend = value, gamma, gae_lambda, backend
+        self.value, self.gamma, self.gae_lambda = value, gamma, gae_lambda
+        self.backend: Backend = backend
 
     @torch.no_grad()
     def __call__(self, data: TensorDictBase) -> TensorDictBase:

@@ -180,7 +180,7 @@ class _Group:
             state["gradient"].copy_(gradient)
             return
         vector, lr, decay = state["vector"], state["lr"], self.group["weight_decay"]
-        if decay and self.group.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW)):
+        if decay and self.group["decoupled_weight_decay"]:
             vector.mul_(1 - lr * decay)
         elif decay:
             gradient = gradient + decay * vector

@@ -172,6 +172,17 @@ def test_a_new_seed_starts_the_stream_of_that_seed(name):
     assert torch.equal(again["observation"], fresh["observation"])
 
 
+@pytest.mark.parametrize("name", ["CartPole", "GymEnv", "GymEnv-per_env", "transformed"])
+def test_a_new_seed_waits_for_a_full_reset(name):
+    env = MAKERS[name]()
+    root = env.reset()
+    first = torch.arange(env.num_envs) == 0
+    env.seed(3)
+    partly = env.reset(root, mask=first)
+    assert torch.equal(partly["observation"][1:], root["observation"][1:])
+    assert torch.equal(env.reset()["observation"], MAKERS[name]().reset(seed=3)["observation"])
+
+
 # ---- reproducibility ---------------------------------------------------------------------------------------------------------
 def collected(make, seed: int, batches: int = 3, random: bool = False, **options):
     seed_everything(seed)
