@@ -114,8 +114,7 @@ my_policy = check("my_policy", my_policy)
 # </details>
 
 # %%
-film = record(CartPole(max_steps=200, seed=3), my_policy)
-EnvViewer(film)
+EnvViewer(record(CartPole(seed=3), my_policy, max_steps=100))
 
 # %% [markdown]
 # One line balances the pole. So why learn anything?
@@ -199,10 +198,10 @@ assert run.state == "stopped" or score >= 475  # "stopped" is you, at the button
 # %% [markdown]
 # ## 7. Watch what it learnt
 #
-# The same cart and the same equations as at the top of this page. Now we let the agent do what it finds best at each step.
+# The same cart and the same equations as at the top of this page. Now we let the agent do what it finds best at each step, for 200 steps.
 
 # %%
-EnvViewer(record(CartPole(seed=3), agent.actor.greedy))
+EnvViewer(record(CartPole(seed=3), agent.actor.greedy, max_steps=200))
 
 # %% [markdown]
 # How good is it really? The score above comes from the games it learnt from. A fair test takes new ones.

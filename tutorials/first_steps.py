@@ -172,6 +172,7 @@ assert Corridor().rollout(50, lambda observation: torch.tensor(1))["next", "rewa
 # %% [markdown]
 # `check_env` runs your environment through its contract. When something is off, it says what, and how to mend it:
 
+
 # %%
 class Broken(Corridor):
     """Forgets that its observation must stay in the spec."""

@@ -104,7 +104,7 @@ class Env(ABC):
         return self.batch_size.numel()
 
     def seed(self, seed: int) -> None:
-        """Seed every environment; takes effect at the next full reset. Environment ``i`` gets ``seed + i``."""
+        """Seed environment ``i`` with ``seed + i``, for episodes that begin from now on (Gymnasium: from the next full reset)."""
         self._seed_value, self._driver = check_seed(seed), None
         self._keys = env_keys(seed, self.num_envs, self.device).reshape(self.batch_size)
         self._actions_drawn = 0

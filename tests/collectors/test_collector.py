@@ -172,7 +172,7 @@ def test_a_new_seed_starts_the_stream_of_that_seed(name):
     assert torch.equal(again["observation"], fresh["observation"])
 
 
-@pytest.mark.parametrize("name", ["CartPole", "GymEnv", "GymEnv-per_env", "transformed"])
+@pytest.mark.parametrize("name", ["GymEnv", "GymEnv-per_env", "transformed-GymEnv"])
 def test_a_new_seed_waits_for_a_full_reset(name):
     env = MAKERS[name]()
     root = env.reset()
