@@ -16,8 +16,7 @@ from rlbook.losses import PPOLoss, compile_update
 from rlbook.modules import make_actor, make_value
 from rlbook.replay import minibatches
 from rlbook.seeding import seed_everything
-from rlbook.trainers.evaluate import episode_returns
-from rlbook.transforms import RewardSum, TransformedEnv
+from rlbook.trainers.evaluate import EpisodeReturns
 
 
 @dataclass
@@ -81,8 +80,7 @@ class PPO:
     def __init__(self, config: PPOConfig):
         seed_everything(config.seed)
         self.config = config
-        base = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
-        self.env = TransformedEnv(base, RewardSum())
+        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
         self.actor = make_actor(self.env, num_cells=config.num_cells)
         self.value = make_value(self.env, num_cells=config.num_cells)
         self.loss_fn = PPOLoss(
@@ -96,7 +94,7 @@ class PPO:
         config = self.config
         estimator = GAE(self.value, config.gamma, config.gae_lambda)
         collector = Collector(self.env, self.actor, frames_per_batch=config.frames_per_batch, total_frames=config.total_frames)
-        returns: deque[float] = deque(maxlen=100)
+        finished, returns = EpisodeReturns(), deque(maxlen=100)
         for data in collector:
             if config.anneal:
                 left = 1 - (collector.frames - config.frames_per_batch) / config.total_frames
@@ -105,7 +103,7 @@ class PPO:
             data = estimator(data)
             for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
                 metrics = self.update(batch)
-            returns.extend(episode_returns(data).tolist())
+            returns.extend(finished(data))
             score = sum(returns) / len(returns) if returns else float("nan")
             explained = explained_variance(data["state_value"], data["value_target"]).item()
             losses = {name: value.item() for name, value in metrics.items()}

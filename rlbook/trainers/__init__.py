@@ -1,5 +1,5 @@
 """Running and judging training."""
 
-from rlbook.trainers.evaluate import episode_returns, evaluate
+from rlbook.trainers.evaluate import EpisodeReturns, episode_returns, evaluate
 
-__all__ = ["episode_returns", "evaluate"]
+__all__ = ["EpisodeReturns", "episode_returns", "evaluate"]

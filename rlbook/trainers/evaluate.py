@@ -30,6 +30,35 @@ def episode_returns(data: TensorDictBase) -> Tensor:
     return total.movedim(-1, 0)[done.movedim(-1, 0)]
 
 
+class EpisodeReturns:
+    """Add up the rewards of successive rollouts and return the sums of the episodes that end in each.
+
+    The same numbers as :class:`~rlbook.transforms.RewardSum` and :func:`episode_returns`, once per rollout instead of at every step.
+
+    Example:
+        >>> from rlbook import CartPole, Collector
+        >>> finished = EpisodeReturns()
+        >>> for data in Collector(CartPole(num_envs=8, seed=0), frames_per_batch=800, total_frames=1600):
+        ...     returns = finished(data)
+    """
+
+    def __init__(self) -> None:
+        self._running: Tensor | float = 0.0
+
+    def __call__(self, data: TensorDictBase) -> list[float]:
+        """Take the next rollout ``[*, T]``; return the returns of the episodes that end in it, in the order of their ends."""
+        nxt: Any = data[keys.NEXT]
+        reward, done = (nxt[key].movedim(-1, 0).reshape(nxt.shape[-1], -1) for key in (keys.REWARD, keys.DONE))
+        total = reward.double().cumsum(0) + self._running
+        before = torch.zeros_like(total[0])
+        returns = []
+        for t, i in done.nonzero().tolist():
+            returns.append((total[t, i] - before[i]).item())
+            before[i] = total[t, i]
+        self._running = total[-1] - before
+        return returns
+
+
 def evaluate(env: Env, policy: Any, episodes: int = 100, *, max_steps: int = 100_000, seed: int | None = None) -> Tensor:
     """Run ``policy`` for ``episodes`` whole episodes and return their returns, float32 ``[episodes]``.
 

@@ -7,10 +7,10 @@ import torch
 from torch.testing import assert_close
 from toys import Clock, Constant
 
-from rlbook import CartPole, RewardSum, TransformedEnv
+from rlbook import CartPole, Collector, RewardSum, TransformedEnv
 from rlbook.errors import ConfigError, EnvError, MissingKeyError
 from rlbook.modules import make_actor
-from rlbook.trainers import episode_returns, evaluate
+from rlbook.trainers import EpisodeReturns, episode_returns, evaluate
 
 
 def clock_return(row: int, episode: int) -> float:
@@ -83,3 +83,14 @@ def test_an_endless_episode_is_explained():
 def test_no_episodes_make_no_score(episodes):
     with pytest.raises(ConfigError, match=f"episodes must be positive; got {episodes}"):
         evaluate(Clock(2), None, episodes)
+
+
+@pytest.mark.parametrize("num_envs", [None, 3])
+def test_returns_added_up_across_rollouts_equal_those_of_reward_sum(num_envs):
+    env, finished = TransformedEnv(Clock(num_envs), RewardSum()), EpisodeReturns()
+    count = 0
+    for data in Collector(env, frames_per_batch=5 * (num_envs or 1), total_frames=40 * (num_envs or 1)):  # cuts episodes in two
+        returns = finished(data)
+        assert returns == episode_returns(data).tolist()
+        count += len(returns)
+    assert count > 8
