@@ -33,7 +33,7 @@ def episode_returns(data: TensorDictBase) -> Tensor:
 class EpisodeReturns:
     """Add up the rewards of successive rollouts and return the sums of the episodes that end in each.
 
-    The same numbers as :class:`~rlbook.transforms.RewardSum` and :func:`episode_returns`, once per rollout instead of at every step.
+    The numbers of :class:`~rlbook.transforms.RewardSum` and :func:`episode_returns`, once per rollout instead of at every step.
 
     Example:
         >>> from rlbook import CartPole, Collector
