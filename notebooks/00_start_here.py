@@ -21,13 +21,14 @@ if "google.colab" in sys.modules:  # torch, numpy and matplotlib are there alrea
 # %%
 import torch
 
-from rlbook import CartPole, Dashboard, EnvViewer, Quiz, Run, check
+from rlbook import CartPole, Dashboard, EnvViewer, Run, check
+from rlbook.course import ask
 from rlbook.recipes import PPO, PPOConfig
 from rlbook.trainers import evaluate
 from rlbook.widgets import record
 
-torch.set_num_threads(1)  # small networks are fastest with one thread
 torch.manual_seed(0)  # the same random numbers each time
+torch.set_num_threads(1)  # small networks are fastest with one thread
 
 # %% [markdown]
 # ## 1. Predict
@@ -35,16 +36,7 @@ torch.manual_seed(0)  # the same random numbers each time
 # A pole stands on a cart. Fifty times a second, somebody pushes the cart to the left or to the right. Whoever pushes must keep the pole up.
 
 # %%
-Quiz(
-    "Somebody pushes at random, left or right by the toss of a coin. For how many pushes does the pole stay up?",
-    ["About 20", "About 200", "For ever: left and right cancel out"],
-    answer="About 20",
-    explain={
-        "About 20": "Less than half a second. A pole that leans is pulled down harder and harder, and random pushes do not know where it leans.",
-        "About 200": "That would be four seconds. Try to balance a pencil without looking!",
-        "For ever: left and right cancel out": "On average they do. But a pole that leans a little falls a little faster, and the pushes come too late.",
-    },
-)
+ask("coin")
 
 # %% [markdown]
 # ## 2. Play
@@ -82,7 +74,8 @@ print("the sum of the rewards:   ", episode["next", "reward"].sum().item())
 # One episode says little: the next one may be lucky. So we play 1000 of them, a hundred at a time, and take the mean.
 
 # %%
-random_score = evaluate(CartPole(num_envs=100, seed=0), policy=None, episodes=1000).mean().item()
+hundred = CartPole(num_envs=100, seed=0)
+random_score = evaluate(hundred, policy=None, episodes=1000).mean().item()
 print(f"random pushes: {random_score:.1f} steps on average")
 assert 20 < random_score < 25
 
@@ -179,7 +172,12 @@ config = PPOConfig(
 )
 agent = PPO(config)
 board = Dashboard(
-    ["episode_reward", "entropy"], title="PPO learns CartPole", target=475, smoothing=0, x="frames", total=config.total_frames
+    ["episode_reward", "entropy"],
+    title="PPO learns CartPole",
+    target=475,
+    smoothing=0,
+    x="frames",
+    total=config.total_frames,
 )
 run = Run(agent.train(), board=board, name="learn").start()
 
@@ -191,8 +189,8 @@ run = Run(agent.train(), board=board, name="learn").start()
 
 # %%
 await run
-score = run.history[-1]["episode_reward"]
-print(f"mean return over the last 100 episodes: {score:.0f}, after {run.history[-1]['frames']:,.0f} steps")
+score, steps = run.history[-1]["episode_reward"], run.history[-1]["frames"]
+print(f"mean return over the last 100 episodes: {score:.0f}, after {steps:,.0f} steps")
 assert run.state == "stopped" or score >= 475  # "stopped" is you, at the button
 
 # %% [markdown]
@@ -207,8 +205,9 @@ EnvViewer(record(CartPole(seed=3), agent.actor.greedy, max_steps=200))
 # How good is it really? The score above comes from the games it learnt from. A fair test takes new ones.
 
 # %%
-test_score = evaluate(CartPole(num_envs=100, seed=12345), agent.actor.greedy, episodes=100).mean().item()
-print(f"random pushes {random_score:.0f}   ->   the agent, in 100 new games: {test_score:.0f} of 500")
+new_games = CartPole(num_envs=100, seed=12345)
+test_score = evaluate(new_games, agent.actor.greedy, episodes=100).mean().item()
+print(f"random pushes {random_score:.0f}  ->  the agent, in 100 new games: {test_score:.0f} of 500")
 assert run.state == "stopped" or test_score > 10 * random_score
 
 # %% [markdown]
@@ -218,20 +217,20 @@ assert run.state == "stopped" or test_score > 10 * random_score
 # at all?
 
 # %%
-Quiz(
-    "We set `gamma = 0`: only the reward of the very next step counts. Everything else stays. How well will the agent balance?",
-    ["As well as before, it only takes longer", "About half as well", "Hardly better than a coin"],
-    answer="Hardly better than a coin",
-    explain={
-        "As well as before, it only takes longer": "More time does not help: it does not aim at the right thing.",
-        "About half as well": "Every push earns 1 right away, the good ones and the bad ones. What could it learn from that?",
-        "Hardly better than a coin": "Every push earns exactly 1 right away, whether it saves the pole or not. There is nothing to tell good from bad.",
-    },
-)
+ask("gamma is 0")
 
 # %%
-short_sighted = PPO(PPOConfig(env="CartPole", num_envs=32, frames_per_batch=2048, epochs=10, total_frames=40_960, gamma=0.0))
-broken_board = Dashboard(["episode_reward", "entropy"], title="gamma = 0", target=475, smoothing=0, x="frames", total=40_960)
+from dataclasses import replace
+
+short_sighted = PPO(replace(config, gamma=0.0, total_frames=40_960))  # the rest as before
+broken_board = Dashboard(
+    ["episode_reward", "entropy"],
+    title="gamma = 0",
+    target=475,
+    smoothing=0,
+    x="frames",
+    total=40_960,
+)
 broken = Run(short_sighted.train(), board=broken_board, name="break").start()
 
 # %%
@@ -240,7 +239,7 @@ await broken
 
 def score_at(run, frames):
     """Return the mean return over the last 100 episodes at that time of a run."""
-    return next(metrics["episode_reward"] for metrics in run.history if metrics["frames"] >= frames)
+    return next(row["episode_reward"] for row in run.history if row["frames"] >= frames)
 
 
 if "stopped" not in (run.state, broken.state):
@@ -255,27 +254,10 @@ if "stopped" not in (run.state, broken.state):
 # ## 9. What did you learn?
 
 # %%
-Quiz(
-    "Who told the agent in section 6 that the third number is an angle?",
-    ["We did, in `PPOConfig`", "Nobody", "The neural network knew it from its training"],
-    answer="Nobody",
-    explain={
-        "We did, in `PPOConfig`": "There is nothing of that kind in it: an environment, some sizes and a goal.",
-        "Nobody": "It got four numbers and a reward of 1 for each step. The rest it found out by trying.",
-        "The neural network knew it from its training": "It started from random weights: at first it tossed a coin.",
-    },
-)
+ask("who told it")
 
 # %%
-Quiz(
-    "An episode of CartPole ends because 500 steps are over. Did the agent do something wrong?",
-    ["No, somebody stopped the clock", "Yes, an episode that ends is bad"],
-    answer="No, somebody stopped the clock",
-    explain={
-        "No, somebody stopped the clock": "A time-out (`truncated`) is not a fall (`terminated`). Mixing them up is one of the most usual bugs of the field.",
-        "Yes, an episode that ends is bad": "It was standing! A time-out (`truncated`) is not a fall (`terminated`).",
-    },
-)
+ask("time-out")
 
 # %% [markdown]
 # ## Where next?

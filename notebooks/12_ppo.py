@@ -36,7 +36,6 @@ from rlbook import (
     Collector,
     Dashboard,
     PPOLoss,
-    Quiz,
     RewardSum,
     Run,
     TransformedEnv,
@@ -44,8 +43,9 @@ from rlbook import (
     compile_update,
     minibatches,
     seed_everything,
+    show,
 )
-from rlbook.course import explore
+from rlbook.course import ask, explore
 from rlbook.functional import explained_variance, reinforce_loss
 from rlbook.modules import make_actor, make_value
 from rlbook.recipes import PPO, PPOConfig
@@ -69,21 +69,7 @@ plt.rcParams.update(
 # ## 1. Predict
 
 # %%
-Quiz(
-    "You have played 2048 steps. Plain policy gradient takes one small step with them and throws them away. You take 160 steps with the same data instead. "
-    "What happens?",
-    [
-        "It learns 160 times as fast",
-        "The policy becomes very sure of actions that happened to go well, and may ruin itself",
-        "Nothing: the data are used up after the first step",
-    ],
-    answer=1,
-    explain=[
-        "If only. The data say what the old policy met; 160 steps later the policy is another one.",
-        "The estimate is good near the policy that collected the data, and means less and less further away. You will measure it in section 9.",
-        "The gradient does not vanish after a step. It goes on to pull, and that is the problem.",
-    ],
-)
+ask("160 steps")
 
 # %% [markdown]
 # ## 2. The ratio: how to use old data
@@ -119,15 +105,22 @@ importance_ratio = check("importance_ratio", importance_ratio)
 #     return (log_prob - old_log_prob.detach()).exp()
 # ```
 # </details>
-#
+
+# %% [markdown]
 # As long as nothing has changed, $r = 1$ and $\nabla r = \nabla \log\pi_\theta$: the first step on a batch *is* the policy gradient of lesson 10. See:
 
 # %%
 logits = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
 log_prob = logits.log_softmax(-1)
 advantage = torch.tensor([1.0, -2.0, 0.5])
-(from_ratio,) = torch.autograd.grad((-importance_ratio(log_prob, log_prob.detach()) * advantage).sum(), logits, retain_graph=True)
-(from_reinforce,) = torch.autograd.grad(reinforce_loss(log_prob, advantage).sum(), logits)
+
+
+def gradient_of(loss):
+    return torch.autograd.grad(loss.sum(), logits, retain_graph=True)[0]
+
+
+from_ratio = gradient_of(-importance_ratio(log_prob, log_prob) * advantage)
+from_reinforce = gradient_of(reinforce_loss(log_prob, advantage))
 print("gradient of -r A:      ", from_ratio.numpy().round(3))
 print("gradient of -A log pi: ", from_reinforce.numpy().round(3))
 torch.testing.assert_close(from_ratio, from_reinforce)
@@ -172,7 +165,8 @@ clip_loss = check("clip_loss", clip_loss)
 # ```
 # The library has it as `rlbook.functional.ppo_clip_loss`.
 # </details>
-#
+
+# %% [markdown]
 # Here is what you wrote, as a picture. On the left the objective over the ratio; the dots mark the policy that played. On the right the gradient, for every ratio
 # and advantage: **in the pale areas a sample teaches nothing more.** Move the slider (in a running notebook): how large are they for a small $\epsilon$?
 
@@ -185,7 +179,8 @@ def clip_figure(clip_eps):
     ratio = torch.linspace(0.2, 1.8, 321)
     for advantage, color in ((1.0, BLUE), (-1.0, ORANGE)):
         left.plot(ratio, ratio * advantage, color=color, lw=1, ls=":")
-        left.plot(ratio, -clip_loss(ratio, torch.full_like(ratio, advantage), clip_eps), color=color, lw=2)
+        objective = -clip_loss(ratio, torch.full_like(ratio, advantage), clip_eps)
+        left.plot(ratio, objective, color=color, lw=2)
         left.plot(1, advantage, "o", color=color)
         name = "A = +1: a good action" if advantage > 0 else "A = −1: a bad action"
         left.text(0.22, advantage * 1.32, name, color=color, va="center")
@@ -195,7 +190,8 @@ def clip_figure(clip_eps):
     r, a = torch.meshgrid(ratio, torch.linspace(-1, 1, 201), indexing="ij")
     r.requires_grad_()
     (gradient,) = torch.autograd.grad(-clip_loss(r, a, clip_eps).sum(), r)
-    image = right.imshow(gradient.T, origin="lower", extent=(0.2, 1.8, -1, 1), cmap="RdBu", vmin=-1.2, vmax=1.2, aspect="auto")
+    colors = {"cmap": "RdBu", "vmin": -1.2, "vmax": 1.2}
+    image = right.imshow(gradient.T, origin="lower", extent=(0.2, 1.8, -1, 1), aspect="auto", **colors)
     figure.colorbar(image, ax=right, label="push on r")
     right.set(title="gradient", xlabel="ratio r", ylabel="advantage A")
     right.grid(visible=False)
@@ -205,20 +201,7 @@ def clip_figure(clip_eps):
 explore(clip_figure, clip_eps=(0.05, 0.6, 0.2))
 
 # %%
-Quiz(
-    "A bad action (`A = -1`) has become more likely by accident: `r = 1.5`, with `clip_eps = 0.2`. What does the clipped loss do?",
-    [
-        "It pushes the ratio down, with full force",
-        "Nothing: 1.5 lies outside the clip range, so the gradient is zero",
-        "It pushes the ratio up",
-    ],
-    answer=0,
-    explain=[
-        "`min(-1.5, -1.2)` is the unclipped term, -1.5. This is what the minimum is there for: whoever went the wrong way is brought back.",
-        "That would be so without the minimum. Look at the orange line on the right of the grey band: it goes on to fall.",
-        "Up would make a bad action even more likely. Look at the sign of the gradient in the lower right corner.",
-    ],
-)
+ask("the wrong way")
 
 # %% [markdown]
 # ## 4. The advantage
@@ -263,7 +246,8 @@ gae = check("gae", gae)
 # ```
 # The library has it as `rlbook.functional.generalized_advantage`, without the Python loop.
 # </details>
-#
+
+# %% [markdown]
 # How large a gradient step is depends on how large the advantages are: 0.01 in one task, 1000 in another, and different again when the agent gets better. So every
 # minibatch is put on one scale, $\hat A = (A - \mathrm{mean}(A)) / (\mathrm{std}(A) + 10^{-8})$. It is not in the paper's formulas, but in its authors' code, like much
 # that makes PPO work (Engstrom et al. 2020; Huang et al. 2022).
@@ -286,7 +270,8 @@ normalize_advantage = check("normalize_advantage", normalize_advantage)
 #     return (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ## 5. One loss for everything
 #
 # Two more terms (eq. 9 of the paper). The critic learns to predict the value target $G_t = A_t + V(s_t)$ by least squares. And a bonus for **entropy**, the
@@ -313,7 +298,8 @@ ppo_loss = check("ppo_loss", ppo_loss)
 #     return clip_loss.mean() + value_coef * value_loss - entropy_coef * entropy.mean()
 # ```
 # </details>
-#
+
+# %% [markdown]
 # ## 6. Assemble
 #
 # You have the mathematics. The rest is plumbing, and every piece is one line. First the world and the two networks: 32 carts side by side, and
@@ -333,7 +319,7 @@ collector = Collector(env, actor, frames_per_batch=2048)
 estimator = GAE(value, gamma=0.98, gae_lambda=0.8)
 
 data = estimator(collector.collect())
-data
+show(data, "one rollout")
 
 # %% [markdown]
 # Is that the same as your `gae`? Note that `next` holds the true last observation of every episode, so that a time-out can be valued.
@@ -341,7 +327,8 @@ data
 # %%
 nxt = data["next"]
 with torch.no_grad():
-    mine = gae(nxt["reward"], value.value(data), value.value(nxt), nxt["terminated"], nxt["done"], gamma=0.98, gae_lambda=0.8)
+    values, next_values = value.value(data), value.value(nxt)
+mine = gae(nxt["reward"], values, next_values, nxt["terminated"], nxt["done"], 0.98, 0.8)
 torch.testing.assert_close(mine, data["advantage"], rtol=1e-4, atol=1e-4)
 print("largest difference:", f"{(mine - data['advantage']).abs().max():.0e}")
 
@@ -357,12 +344,14 @@ batch["action_log_prob"] += 0.3 * torch.randn(256)
 
 dist = actor.dist(batch)
 ratio = importance_ratio(dist.log_prob(batch["action"]), batch["action_log_prob"])
-clipped = clip_loss(ratio, normalize_advantage(batch["advantage"]), clip_eps=0.2)
-mine = ppo_loss(clipped, value.value(batch), batch["value_target"], dist.entropy(), value_coef=0.5, entropy_coef=0.01)
+clipped = clip_loss(ratio, normalize_advantage(batch["advantage"]), 0.2)
+mine = ppo_loss(clipped, value.value(batch), batch["value_target"], dist.entropy(), 0.5, 0.01)
 
 library = loss_fn(batch)
 torch.testing.assert_close(mine, library["loss"])
-print({name: round(term.item(), 4) for name, term in library.items()}, "   yours:", round(mine.item(), 4))
+for name, term in library.items():
+    print(f"{name:14}{term.item():9.4f}")
+print(f"{'your loss':14}{mine.item():9.4f}")
 
 # %% [markdown]
 # The **update** is one gradient step: forward, backward, cut the gradient's norm to 0.5, Adam. With `compile=True` it is compiled into one function, which pays off in
@@ -386,7 +375,10 @@ board = Dashboard(
     smoothing=0,
     x="frames",
     total=100 * 2048,
-    sliders={"lr": (1e-5, 1e-1, "log", SETTINGS["lr"]), "clip_eps": (0.02, 1.0, SETTINGS["clip_eps"])},
+    sliders={
+        "lr": (1e-5, 1e-1, "log", SETTINGS["lr"]),
+        "clip_eps": (0.02, 1.0, SETTINGS["clip_eps"]),
+    },
 )
 
 
@@ -401,7 +393,12 @@ def train(rounds=100, solved=475):
         returns.extend(episode_returns(data).tolist())
         score = sum(returns) / max(len(returns), 1)
         explained = explained_variance(data["state_value"], data["value_target"])
-        yield {"frames": collector.frames, "episode_reward": score, "explained_variance": explained, **metrics}
+        yield {
+            "frames": collector.frames,
+            "episode_reward": score,
+            "explained_variance": explained,
+            **metrics,
+        }
         if len(returns) == 100 and score >= solved:
             return
 
@@ -409,8 +406,8 @@ def train(rounds=100, solved=475):
 # %% [markdown]
 # ## 7. Train it live
 #
-# Run the cell, and play with the sliders while it learns. What does a learning rate of 0.1 do to `approx_kl`, and how soon? Does the agent recover when you turn it
-# back? (If you ruin it for good: run the cells of section 6 again.)
+# Run the cell. It is quick, so to play with the sliders press *Pause*, turn one, and *Resume*. What does a learning rate of 0.1 do to `approx_kl`, and how soon? Does
+# the agent recover when you turn it back? (If you ruin it for good: run the cells of section 6 again.)
 
 # %%
 run = Run(train(), board=board, name="ppo").start()
@@ -423,7 +420,8 @@ untouched = run.state == "done" and dict(board.params) == SETTINGS
 assert score >= 475 or not untouched
 
 # %%
-test_score = evaluate(CartPole(num_envs=100, seed=12345), actor.greedy, episodes=100).mean().item()
+new_games = CartPole(num_envs=100, seed=12345)
+test_score = evaluate(new_games, actor.greedy, episodes=100).mean().item()
 print(f"100 new games: {test_score:.0f} of 500")
 assert test_score >= 400 or not untouched
 
@@ -442,11 +440,17 @@ assert test_score >= 400 or not untouched
 # The shaded bands are rules of thumb, not laws.
 
 # %%
-HEALTHY = {"approx_kl": (0, 0.02), "clip_fraction": (0.02, 0.3), "entropy": (0.2, 0.7), "explained_variance": (0.5, 1)}
+HEALTHY = {
+    "approx_kl": (0, 0.02),
+    "clip_fraction": (0.02, 0.3),
+    "entropy": (0.2, 0.7),
+    "explained_variance": (0.5, 1),
+}
+thousands = [row["frames"] / 1000 for row in run.history]
 figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.2), layout="constrained")
 for ax, (key, band) in zip(axes, HEALTHY.items(), strict=True):
     ax.axhspan(*band, color=GREEN, alpha=0.1, lw=0)
-    ax.plot([row["frames"] / 1000 for row in run.history], [row[key] for row in run.history], color=BLUE, lw=1.5)
+    ax.plot(thousands, [row[key] for row in run.history], color=BLUE, lw=1.5)
     ax.set(title=key, xlabel="thousand steps")
 plt.show()
 
@@ -460,62 +464,65 @@ plt.show()
 # clip at 0.2. The other has none (`clip_eps=1e6`). Three seeds each, since one run proves nothing. `rlbook.recipes.PPO` is the loop of section 6, in one file.
 
 # %%
-SEEDS, FRAMES = 3, 30_720
+GROUPS = {"clip": 0.2, "no clip": 1e6}
+CURVES = {"score": "episode_reward", "KL": "approx_kl", "entropy": "entropy"}
 
 
 def make_agent(clip_eps, seed):
     config = PPOConfig(
         env="CartPole",
+        seed=seed,
         num_envs=32,
         frames_per_batch=2048,
-        total_frames=FRAMES,
+        total_frames=30_720,
         epochs=20,
         lr=3e-3,
         anneal=False,
         clip_eps=clip_eps,
-        seed=seed,
     )
     return PPO(config).train()
 
 
-groups = {"clip": [make_agent(0.2, s) for s in range(SEEDS)], "no clip": [make_agent(1e6, s) for s in range(SEEDS)]}
-rounds = {name: [] for name in groups}  # what each group measured, round by round
+agents = {name: [make_agent(eps, seed) for seed in range(3)] for name, eps in GROUPS.items()}
 
 
 def one_round(i):
-    """Let every agent do one round; return the groups' means."""
+    """Let every agent do one round; return the mean of each group."""
     metrics = {"frames": 2048 * (i + 1)}
-    for name, agents in groups.items():
-        results = [next(agent) for agent in agents]
-        mean = {key: sum(result[key] for result in results) / SEEDS for key in results[0]}
-        rounds[name].append(mean)
-        metrics |= {f"{label}, {name}": mean[key] for label, key in CURVES.items()}
+    for name, group in agents.items():
+        results = [next(agent) for agent in group]
+        for label, key in CURVES.items():
+            metrics[f"{label}, {name}"] = sum(result[key] for result in results) / len(results)
     return metrics
 
 
-CURVES = {"score": "episode_reward", "KL": "approx_kl", "entropy": "entropy"}
-panels = [tuple(f"{label}, {name}" for name in groups) for label in CURVES]
-broken_board = Dashboard(panels, title="With and without the clip (means of 3 seeds)", smoothing=0, x="frames", total=FRAMES)
-broken = Run(one_round, n=FRAMES // 2048, board=broken_board, name="broken").start()
+broken_board = Dashboard(
+    [tuple(f"{label}, {name}" for name in GROUPS) for label in CURVES],
+    title="With and without the clip (means of 3 seeds)",
+    smoothing=0,
+    x="frames",
+    total=30_720,
+)
+broken = Run(one_round, n=15, board=broken_board, name="broken").start()
 
 # %%
 await broken
 
 
-def mean_of(name, key):
-    return sum(row[key] for row in rounds[name]) / len(rounds[name])
+def mean(curve):
+    return sum(row[curve] for row in broken.history) / len(broken.history)
 
 
-for key in ("approx_kl", "entropy"):
-    print(f"{key:15} mean over the run:  clip {mean_of('clip', key):6.3f}    no clip {mean_of('no clip', key):6.3f}")
-print(
-    f"{'episode_reward':15} at the end:         clip {rounds['clip'][-1]['episode_reward']:6.0f}    no clip {rounds['no clip'][-1]['episode_reward']:6.0f}"
-)
+kl, entropy = ({name: mean(f"{curve}, {name}") for name in GROUPS} for curve in ("KL", "entropy"))
+last = {name: broken.history[-1][f"score, {name}"] for name in GROUPS}
+print("            mean KL   mean entropy   score at the end")
+for name in GROUPS:
+    print(f"{name:8}{kl[name]:11.3f}{entropy[name]:15.3f}{last[name]:19.0f}")
 
 if broken.state == "done":
-    assert mean_of("no clip", "approx_kl") > 20 * mean_of("clip", "approx_kl")
-    assert mean_of("no clip", "entropy") < 0.5 * mean_of("clip", "entropy")
-    assert rounds["no clip"][-1]["episode_reward"] < rounds["clip"][-1]["episode_reward"]
+    assert kl["no clip"] > 20 * kl["clip"]
+    assert entropy["no clip"] < 0.5 * entropy["clip"]
+    assert last["no clip"] < last["clip"]
 
 # %% [markdown]
 # Without the clip `approx_kl` is hundreds of times larger. The policy is nearly sure of everything after the first round (the entropy), from 2048 samples of a coin
@@ -531,28 +538,10 @@ if broken.state == "done":
 # ## 10. What did you learn?
 
 # %%
-Quiz(
-    "The very first minibatch after collecting: what are `approx_kl` and `clip_fraction`?",
-    ["Both 0, up to rounding", "Small, but not 0", "It depends on the learning rate"],
-    answer="Both 0, up to rounding",
-    explain={
-        "Both 0, up to rounding": "The policy is still the one that played, so every ratio is 1. If not, the stored log-probabilities are wrong: a good test.",
-        "Small, but not 0": "Nothing has been updated yet. Which value does the ratio have then?",
-        "It depends on the learning rate": "No step has been taken yet.",
-    },
-)
+ask("the first minibatch")
 
 # %%
-Quiz(
-    "Your run learns nothing; `explained_variance` stays at 0, `entropy` at 0.69, `approx_kl` at 0.00001. What do you try first?",
-    ["A larger learning rate", "A smaller `clip_eps`", "More entropy bonus"],
-    answer="A larger learning rate",
-    explain={
-        "A larger learning rate": "Nothing moves: neither the policy (`approx_kl`) nor the critic. The steps are too small, or the gradient never arrives.",
-        "A smaller `clip_eps`": "The clip holds nobody back here: at such an `approx_kl` no ratio comes near the ends of the range.",
-        "More entropy bonus": "It is as undecided as can be already.",
-    },
-)
+ask("nothing moves")
 
 # %% [markdown]
 # ## Where next?

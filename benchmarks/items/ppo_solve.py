@@ -131,7 +131,7 @@ def cases(size: str = "full") -> Iterator[Case]:
             faster("rlbook, compiled", 4, "sb3"),
             total_ratio("rlbook, compiled", "sb3", 4),
         ],
-        note="SB3 counts what its `Monitor` records, rlbook what its `RewardSum` adds up. A run ends after 100,000 frames.",
+        note="SB3 counts what its `Monitor` records, rlbook what its recipe adds up. A run ends after 100,000 frames.",
         repeats={"full": SEEDS, "quick": 2, "tiny": 1}[size],
         warm_up=0,
     )

@@ -1,4 +1,4 @@
-"""What an exercise is: data. The exercises of a lesson are a list in ``rlbook/course/exercises/LESSON.py``."""
+"""What exercises and questions are: data. Those of a lesson are two lists in ``rlbook/course/exercises/LESSON.py``."""
 
 from __future__ import annotations
 
@@ -71,19 +71,30 @@ class Exercise:
             yield from self.draw(seed).items()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A multiple-choice question. It stands here and not in the lesson, where its answer would be read before it."""
+
+    name: str
+    """What the lesson calls it: ``ask("name")``."""
+    text: str
+    """What is asked."""
+    options: Mapping[str, str]
+    """What to choose from -> what to say to whoever chose it."""
+    answer: str
+    """The right option."""
+
+
 @cache
 def all_exercises() -> dict[str, Exercise]:
     """Return the exercises of all lessons by name."""
-    from rlbook.course import exercises
+    return _collect("EXERCISES")
 
-    found: dict[str, Exercise] = {}
-    for module in iter_modules(exercises.__path__):
-        for exercise in import_module(f"{exercises.__name__}.{module.name}").EXERCISES:
-            if exercise.name in found:
-                fix = f"Rename the one in {module.name}.py"
-                raise ConfigError(explain("The name of an exercise", "used once", repr(exercise.name), fix))
-            found[exercise.name] = exercise
-    return found
+
+@cache
+def all_questions() -> dict[str, Question]:
+    """Return the questions of all lessons by name."""
+    return _collect("QUESTIONS")
 
 
 def find_exercise(name: str) -> Exercise:
@@ -92,10 +103,36 @@ def find_exercise(name: str) -> Exercise:
     Raises:
         ConfigError: there is none; the message names the nearest ones.
     """
-    known = all_exercises()
+    return _find(name, all_exercises(), "check", "an exercise")
+
+
+def find_question(name: str) -> Question:
+    """Return the question called ``name``.
+
+    Raises:
+        ConfigError: there is none; the message names the nearest ones.
+    """
+    return _find(name, all_questions(), "ask", "a question")
+
+
+def _collect(what: str) -> dict[str, Any]:
+    """Gather the lists called ``what`` of all lessons."""
+    from rlbook.course import exercises
+
+    found: dict[str, Any] = {}
+    for module in iter_modules(exercises.__path__):
+        for item in getattr(import_module(f"{exercises.__name__}.{module.name}"), what):
+            if item.name in found:
+                raise ConfigError(
+                    explain(f"A name in {what}", "used once", repr(item.name), f"Rename the one in {module.name}.py")
+                )
+            found[item.name] = item
+    return found
+
+
+def _find(name: str, known: dict[str, Any], function: str, kind: str) -> Any:
     if name not in known:
         near = get_close_matches(str(name), known, n=3, cutoff=0.4) or sorted(known)
-        raise ConfigError(
-            explain("The name given to check", "that of an exercise", repr(name), f"Did you mean one of: {', '.join(near)}")
-        )
+        fix = f"Did you mean one of: {', '.join(near)}"
+        raise ConfigError(explain(f"The name given to {function}", f"that of {kind}", repr(name), fix))
     return known[name]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
+from math import floor, log10
 from typing import Any
 
 from rlbook.errors import ConfigError, explain
 from rlbook.widgets._front import VIEW_MIME, Bundle, has_front_end, in_kernel
 
 DPI, COLORS = 120, 128
-STEPS = 100
-"""Positions of a slider."""
+STEPS = 30
+"""Least number of positions of a slider."""
 
 
 class explore:
@@ -67,7 +68,8 @@ class explore:
             self._picture = Image(value=self.png(), format="png", layout={"max_width": "100%", "object_fit": "contain"})
             rows = []
             for name, (low, high, start) in self.sliders.items():
-                row = FloatSlider(start, min=low, max=high, step=(high - low) / STEPS, description=name, readout_format=".3g")
+                step = 10.0 ** floor(log10((high - low) / STEPS))
+                row = FloatSlider(start, min=low, max=high, step=step, description=name, readout_format=".3g")
                 row.observe(lambda change, name=name: self.set(**{name: change["new"]}), "value")
                 rows.append(row)
             self._widget = VBox([*rows, self._picture])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlbook.course import all_exercises, check
+from rlbook.course import all_exercises, all_questions, ask, check
 from rlbook.course.check import examine
 from rlbook.course.diagnose import judge
+from rlbook.errors import ConfigError
 
 EXERCISES = list(all_exercises().values())
 MISTAKES = [
@@ -50,3 +51,18 @@ def test_an_empty_stub_is_open(exercise):
     def stub(*arguments): ...
 
     assert examine(exercise, stub).state == "open"
+
+
+@pytest.mark.parametrize("question", all_questions().values(), ids=lambda question: question.name)
+def test_a_question_has_one_answer_and_something_to_say_to_each(question):
+    quiz = ask(question.name)
+    assert quiz.question == question.text
+    assert [quiz.choose(option) for option in question.options].count(True) == 1
+    assert all(note.endswith((".", "!", "?")) for note in question.options.values())
+
+
+def test_an_unknown_question_is_explained():
+    with pytest.raises(
+        ConfigError, match=r"The name given to ask must be that of a question; got 'timeout'. Did you mean one of: time-out"
+    ):
+        ask("timeout")

@@ -45,6 +45,7 @@ def test_the_widget_follows_its_sliders():
     shown = explore(draw, width=(1, 9, 2), height=(1, 9, 5))
     *rows, picture = shown._connect().children
     assert [(row.description, row.min, row.max, row.value) for row in rows] == [("width", 1, 9, 2), ("height", 1, 9, 5)]
+    assert [round((row.value - row.min) / row.step, 9) % 1 for row in rows] == [0, 0]  # a start between two steps would be moved
     before = picture.value
     rows[1].value = 8.2
     assert shown.values == {"width": 2, "height": 8.2}

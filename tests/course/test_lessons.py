@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlbook.course import all_exercises, check
+from rlbook.course import all_exercises, all_questions, check
 from rlbook.course.check import examine
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("*.py"))
 CHECK = re.compile(r'^(\w+) = check\("(\w+)", (\w+)\)$', re.MULTILINE)
+ASK = re.compile(r'^ask\("(.+)"\)$', re.MULTILINE)
 SOLUTION = re.compile(r"<details><summary><b>Solution</b></summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 STUB = r"^def {name}\(.*?(?=^\S|\Z)"
 each_lesson = pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
@@ -29,9 +30,11 @@ def functions_of(code: str) -> dict:
     return found
 
 
-def test_every_exercise_is_asked_in_one_lesson():
-    asked = [name for lesson in LESSONS for _, name, _ in CHECK.findall(lesson.read_text())]
-    assert sorted(asked) == sorted(all_exercises())
+def test_every_exercise_and_every_question_is_asked_in_one_lesson():
+    checked = [name for lesson in LESSONS for _, name, _ in CHECK.findall(lesson.read_text())]
+    assert sorted(checked) == sorted(all_exercises())
+    asked = [name for lesson in LESSONS for name in ASK.findall(lesson.read_text())]
+    assert sorted(asked) == sorted(all_questions())
 
 
 @each_lesson
@@ -66,3 +69,10 @@ def test_the_links_to_other_pages_lead_somewhere(lesson):
     assert links
     for link in links:
         assert (lesson.parent / link).with_suffix(".py").exists(), link
+
+
+@each_lesson
+def test_code_is_narrow_enough_for_a_notebook(lesson):
+    cells = re.split(r"^# %%", lesson.read_text(), flags=re.MULTILINE)
+    wide = [line for cell in cells if not cell.startswith(" [markdown]") for line in cell.splitlines() if len(line) > 110]
+    assert wide == []

@@ -1,1 +1,1 @@
-"""The exercises, one file per lesson: each has a list ``EXERCISES``, which ``check`` finds by itself."""
+"""One file per lesson, with two lists that are found by themselves: ``EXERCISES`` and ``QUESTIONS``."""

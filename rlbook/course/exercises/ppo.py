@@ -1,4 +1,4 @@
-"""Exercises of lesson 12: the pieces of PPO."""
+"""Lesson 12: the pieces of PPO, and some questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rlbook.course.exercise import Arguments, Exercise
+from rlbook.course.exercise import Arguments, Exercise, Question
 from rlbook.functional import generalized_advantage, importance_ratio, normalize, ppo_clip_loss
 
 
@@ -310,3 +310,71 @@ PPO_LOSS = Exercise(
 )
 
 EXERCISES = [IMPORTANCE_RATIO, CLIP_LOSS, GAE, NORMALIZE_ADVANTAGE, PPO_LOSS]
+
+QUESTIONS = [
+    Question(
+        name="160 steps",
+        text=(
+            "You have played 2048 steps. Plain policy gradient takes one small step with them and throws them away. "
+            "You take 160 steps with the same data instead. What happens?"
+        ),
+        options={
+            "It learns 160 times as fast": "The data say what the old policy met; the new one is another.",
+            "The policy grows too sure of what happened to go well": (
+                "The estimate is good near the policy that collected the data, and means less and less further away. "
+                "You will measure it in section 9."
+            ),
+            "Nothing: the data are used up after the first step": "The gradient does not vanish. It goes on to pull.",
+        },
+        answer="The policy grows too sure of what happened to go well",
+    ),
+    Question(
+        name="the wrong way",
+        text=(
+            "A bad action (`A = -1`) has become more likely by accident: `r = 1.5`, with `clip_eps = 0.2`. What does "
+            "the clipped loss do?"
+        ),
+        options={
+            "It pushes the ratio down, with full force": (
+                "`min(-1.5, -1.2)` is the unclipped term, -1.5. This is what the minimum is there for: whoever went "
+                "the wrong way is brought back."
+            ),
+            "Nothing: 1.5 lies outside the clip range, so the gradient is zero": (
+                "That would be so without the minimum. Look at the orange line on the right of the grey band: it goes on to fall."
+            ),
+            "It pushes the ratio up": (
+                "Up would make a bad action even more likely. Look at the sign of the gradient in the lower right corner."
+            ),
+        },
+        answer="It pushes the ratio down, with full force",
+    ),
+    Question(
+        name="the first minibatch",
+        text="The very first minibatch after collecting: what are `approx_kl` and `clip_fraction`?",
+        options={
+            "Both 0, up to rounding": (
+                "The policy is still the one that played, so every ratio is 1. If not, the stored log-probabilities "
+                "are wrong: a good test."
+            ),
+            "Small, but not 0": "Nothing has been updated yet. Which value does the ratio have then?",
+            "It depends on the learning rate": "No step has been taken yet.",
+        },
+        answer="Both 0, up to rounding",
+    ),
+    Question(
+        name="nothing moves",
+        text=(
+            "Your run learns nothing: `explained_variance` stays at 0, `entropy` at 0.69, `approx_kl` at 0.00001. "
+            "What do you try first?"
+        ),
+        options={
+            "A larger learning rate": (
+                "Nothing moves: neither the policy (`approx_kl`) nor the critic. The steps are too small, or the "
+                "gradient never arrives."
+            ),
+            "A smaller `clip_eps`": "The clip holds nobody back here: no ratio comes near the ends of its range.",
+            "More entropy bonus": "It is as undecided as can be already.",
+        },
+        answer="A larger learning rate",
+    ),
+]

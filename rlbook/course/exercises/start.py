@@ -1,4 +1,4 @@
-"""Exercises of lesson 00: a policy written by hand, and a return."""
+"""Lesson 00: a policy written by hand, a return, and some questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlbook.course.exercise import Arguments, Exercise, Function
+from rlbook.course.exercise import Arguments, Exercise, Function, Question
 
 GOAL, LIMIT, EPISODES = 150, 200, 8
 
@@ -119,3 +119,58 @@ DISCOUNTED_RETURN = Exercise(
 )
 
 EXERCISES = [MY_POLICY, DISCOUNTED_RETURN]
+
+QUESTIONS = [
+    Question(
+        name="coin",
+        text=("Somebody pushes at random, left or right by the toss of a coin. For how many pushes does the pole stay up?"),
+        options={
+            "About 20": (
+                "Less than half a second. A pole that leans is pulled down harder and harder, and the coin does not "
+                "know where it leans."
+            ),
+            "About 200": "That would be four seconds. Try to balance a pencil without looking!",
+            "For ever: left and right cancel out": (
+                "On average they do. But a pole that leans a little falls a little faster, and the pushes come too late."
+            ),
+        },
+        answer="About 20",
+    ),
+    Question(
+        name="gamma is 0",
+        text=(
+            "We set `gamma = 0`: only the reward of the very next step counts. Everything else stays. How well will "
+            "the agent balance?"
+        ),
+        options={
+            "As well as before, it only takes longer": "More time does not help: it does not aim at the right thing.",
+            "About half as well": "Every push earns 1 right away, the good ones and the bad ones. What could it learn from that?",
+            "Hardly better than a coin": (
+                "Every push earns exactly 1 right away, whether it saves the pole or not. There is nothing to tell good from bad."
+            ),
+        },
+        answer="Hardly better than a coin",
+    ),
+    Question(
+        name="who told it",
+        text="Who told the agent in section 6 that the third number is an angle?",
+        options={
+            "We did, in `PPOConfig`": "There is nothing of that kind in it: an environment, some sizes and a goal.",
+            "Nobody": "It got four numbers and a reward of 1 for each step. The rest it found out by trying.",
+            "The neural network knew it already": "It started from random weights: at first it tossed a coin.",
+        },
+        answer="Nobody",
+    ),
+    Question(
+        name="time-out",
+        text="An episode of CartPole ends because 500 steps are over. Did the agent do something wrong?",
+        options={
+            "No, somebody stopped the clock": (
+                "A time-out (`truncated`) is not a fall (`terminated`). Mixing them up is one of the most usual bugs "
+                "of the field."
+            ),
+            "Yes, an episode that ends is bad": "It was standing! A time-out (`truncated`) is not a fall (`terminated`).",
+        },
+        answer="No, somebody stopped the clock",
+    ),
+]
