@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlbook import keys
 from rlbook.distributions import for_spec
 from rlbook.errors import SpecError, explain
 from rlbook.modules.actor import Actor, LogStd, ValueHead
@@ -81,7 +82,7 @@ def make_value(
     return ValueHead(_sequence(env, features, mlp), read)
 
 
-BOOKKEEPING = ("step_count", "episode_reward")
+BOOKKEEPING = (keys.STEP_COUNT, keys.EPISODE_RETURN)
 
 
 def _features(env: Any, in_keys: Sequence[Key] | None) -> tuple[list[Key], Features]:
