@@ -1,5 +1,13 @@
 """Running and judging training."""
 
-from rlbook.trainers.evaluate import EpisodeReturns, episode_returns, evaluate
+from rlbook.trainers.evaluate import EpisodeReturns, evaluate
+from rlbook.trainers.offline_evaluation import FittedQ, OfflineEvaluation, evaluate_offline, fitted_q_evaluation
 
-__all__ = ["EpisodeReturns", "episode_returns", "evaluate"]
+__all__ = [
+    "EpisodeReturns",
+    "FittedQ",
+    "OfflineEvaluation",
+    "evaluate",
+    "evaluate_offline",
+    "fitted_q_evaluation",
+]
