@@ -23,6 +23,10 @@ Make = Callable[[], "Task | Prepared"]
 WARM_UP_CALLS = 3
 
 
+class Unavailable(Exception):
+    """A peer is installed and cannot run here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What a task that times itself reports: its CPU seconds, and other numbers worth keeping."""
@@ -170,6 +174,9 @@ def _measure(case: Case, settings: Settings) -> Outcome:
             if (error.name or "").split(".")[0] == "rlbook":
                 raise
             skipped[name] = f"{error.name} is not installed"
+            continue
+        except Unavailable as error:
+            skipped[name] = str(error)
             continue
         tasks[name] = made if isinstance(made, Prepared) else Prepared(made)
     warm_up = settings.warm_up if case.warm_up is None else case.warm_up

@@ -18,7 +18,17 @@ _NAMES = {
     "estimators": ("GAE",),
     "losses": ("PPOLoss", "compile_update"),
     "modules": ("MLP", "Actor", "ValueHead"),
-    "replay": ("minibatches",),
+    "replay": (
+        "HER",
+        "MemmapStorage",
+        "MixedBuffer",
+        "NStep",
+        "PrioritizedSampler",
+        "ReplayBuffer",
+        "SliceSampler",
+        "TensorStorage",
+        "minibatches",
+    ),
     "seeding": ("seed_everything",),
     "transforms": (
         "Compose",
@@ -30,9 +40,12 @@ _NAMES = {
         "TransformedEnv",
         "VecNorm",
     ),
-    "widgets": ("Dashboard", "EnvViewer", "LivePlot", "Quiz", "Run", "show"),
+    "widgets": ("Dashboard", "EnvViewer", "LivePlot", "Quiz", "ReplayViewer", "Run", "show"),
 }
-_PACKAGES = {*_NAMES, "distributions", "errors", "functional", "interop", "keys", "recipes", "specs", "trainers", "typing"}
+_PACKAGES = {
+    *_NAMES,
+    *"datasets distributions errors functional interop keys recipes specs trainers typing".split(),
+}
 _HOME = {name: package for package, names in _NAMES.items() for name in names}
 
 __all__ = sorted(["__version__", *_PACKAGES, *_HOME])  # pyright: ignore[reportUnsupportedDunderAll]
@@ -53,6 +66,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from rlbook import datasets as datasets
     from rlbook import distributions as distributions
     from rlbook import errors as errors
     from rlbook import functional as functional
@@ -76,6 +90,14 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.modules import MLP as MLP
     from rlbook.modules import Actor as Actor
     from rlbook.modules import ValueHead as ValueHead
+    from rlbook.replay import HER as HER
+    from rlbook.replay import MemmapStorage as MemmapStorage
+    from rlbook.replay import MixedBuffer as MixedBuffer
+    from rlbook.replay import NStep as NStep
+    from rlbook.replay import PrioritizedSampler as PrioritizedSampler
+    from rlbook.replay import ReplayBuffer as ReplayBuffer
+    from rlbook.replay import SliceSampler as SliceSampler
+    from rlbook.replay import TensorStorage as TensorStorage
     from rlbook.replay import minibatches as minibatches
     from rlbook.seeding import seed_everything as seed_everything
     from rlbook.transforms import Compose as Compose
@@ -90,5 +112,6 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.widgets import EnvViewer as EnvViewer
     from rlbook.widgets import LivePlot as LivePlot
     from rlbook.widgets import Quiz as Quiz
+    from rlbook.widgets import ReplayViewer as ReplayViewer
     from rlbook.widgets import Run as Run
     from rlbook.widgets import show as show

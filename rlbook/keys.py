@@ -23,6 +23,11 @@ ADVANTAGE = "advantage"
 VALUE_TARGET = "value_target"
 ACTION_VALUE = "action_value"
 
+INDEX = "index"
+WEIGHT = "weight"
+MASK = "mask"
+DISCOUNT = "discount"
+
 STEP_COUNT = "step_count"
 EPISODE_RETURN = "episode_reward"
 ACTION_MASK = "action_mask"

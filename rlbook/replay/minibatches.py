@@ -24,6 +24,9 @@ def minibatches(
 ) -> Iterator[TensorDict]:
     """Yield every row of a rollout once per epoch, in random order.
 
+    A minibatch is a copy. Where it holds all rows, their order makes no difference to a loss, which is a mean over them: they
+    come in order, every epoch in the same TensorDict, and no random number is drawn.
+
     Args:
         data: a rollout with any batch dimensions ``[*]``, for example ``[N, T]``.
         size: rows of a minibatch; the last one of an epoch is smaller where they do not divide.
@@ -48,6 +51,10 @@ def minibatches(
     if not 1 <= size <= count:
         raise ConfigError(explain("size", f"in [1, {count}], the rows of the data", str(size), "Collect more, or ask for less"))
     flat = flat_rows(data, in_keys if in_keys is not None else list(data.keys(True, True)))
+    if size == count:
+        whole = TensorDict(keys.nest({key: value.clone() for key, value in flat.items()}), (count,))
+        yield from (whole for _ in range(epochs))
+        return
     for _ in range(epochs):
         permutation = torch.randperm(count, generator=generator).to(data.device or "cpu")
         for rows in permutation.split(size):

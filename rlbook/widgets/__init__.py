@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlbook.widgets.dashboard import Dashboard, Slider
     from rlbook.widgets.live import LivePlot
     from rlbook.widgets.quiz import Quiz
+    from rlbook.widgets.replay import ReplayViewer
     from rlbook.widgets.run import Run
     from rlbook.widgets.tree import show
     from rlbook.widgets.viewer import EnvViewer, record
@@ -24,11 +25,12 @@ _HOME = {
     "Slider": "dashboard",
     "EnvViewer": "viewer",
     "record": "viewer",
+    "ReplayViewer": "replay",
     "show": "tree",
     "Quiz": "quiz",
 }
 
-__all__ = ["Dashboard", "EnvViewer", "LivePlot", "Quiz", "Run", "Slider", "record", "show"]
+__all__ = ["Dashboard", "EnvViewer", "LivePlot", "Quiz", "ReplayViewer", "Run", "Slider", "record", "show"]
 
 
 def __getattr__(name: str) -> Any:
