@@ -36,9 +36,7 @@ from rlbook import (
     Collector,
     Dashboard,
     PPOLoss,
-    RewardSum,
     Run,
-    TransformedEnv,
     check,
     compile_update,
     minibatches,
@@ -49,7 +47,7 @@ from rlbook.course import ask, explore
 from rlbook.functional import explained_variance, reinforce_loss
 from rlbook.modules import make_actor, make_value
 from rlbook.recipes import PPO, PPOConfig
-from rlbook.trainers import episode_returns, evaluate
+from rlbook.trainers import EpisodeReturns, evaluate
 
 torch.set_num_threads(1)  # small networks are fastest with one thread
 seed_everything(0)
@@ -303,22 +301,26 @@ ppo_loss = check("ppo_loss", ppo_loss)
 # ## 6. Assemble
 #
 # You have the mathematics. The rest is plumbing, and every piece is one line. First the world and the two networks: 32 carts side by side, and
-# [MLPs](https://en.wikipedia.org/wiki/Multilayer_perceptron) with two hidden layers of 64 units. `RewardSum` adds up the return of each episode, for us to look at.
+# [MLPs](https://en.wikipedia.org/wiki/Multilayer_perceptron) with two hidden layers of 64 units.
 
 # %%
-env = TransformedEnv(CartPole(num_envs=32, seed=0), RewardSum())
+env = CartPole(num_envs=32, seed=0)
 actor = make_actor(env, num_cells=(64, 64))
 value = make_value(env, num_cells=(64, 64))
 actor
 
 # %% [markdown]
 # The **collector** plays 2048 steps at a time (64 in each of the 32 environments) and continues where it stopped. The **estimator** adds values and advantages.
+# `EpisodeReturns` adds up the rewards of each episode, for us to look at, and remembers those that are not over yet. So far the policy is the toss of a coin:
 
 # %%
 collector = Collector(env, actor, frames_per_batch=2048)
 estimator = GAE(value, gamma=0.98, gae_lambda=0.8)
+finished = EpisodeReturns()
 
 data = estimator(collector.collect())
+returns = finished(data)
+print(f"{len(returns)} episodes ended, with a mean return of {sum(returns) / len(returns):.0f}")
 show(data, "one rollout")
 
 # %% [markdown]
@@ -390,7 +392,7 @@ def train(rounds=100, solved=475):
         data = estimator(collector.collect())
         for batch in minibatches(data, 256, epochs=10, in_keys=loss_fn.in_keys):
             metrics = update(batch)
-        returns.extend(episode_returns(data).tolist())
+        returns.extend(finished(data))
         score = sum(returns) / max(len(returns), 1)
         explained = explained_variance(data["state_value"], data["value_target"])
         yield {

@@ -1,4 +1,4 @@
-"""A torch.compile that is quick enough for tests."""
+"""Compilation that is quick enough for tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from functools import partial
 import pytest
 import torch
 
+from rlbook.modules import compiled
+
 
 @pytest.fixture
 def quick_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch.compile trace and lower everything, but leave out the slow generation of machine code."""
+    """Let everything be traced, but leave out the slow generation of machine code."""
+    monkeypatch.setattr(compiled, "lower", lambda graph, tensors: graph)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

@@ -30,9 +30,9 @@ from rlbook.trainers import evaluate
 ENVS: dict[str, Callable[[], Env]] = {
     "native": lambda: CartPole(2, seed=0),
     "gym_alone": lambda: GymEnv("CartPole-v1", seed=0),
-    "gym_vector": lambda: GymEnv("CartPole-v1", num_envs=2, seed=0),
+    "gym_vector": lambda: GymEnv("CartPole-v1", num_envs=2, seed=0, vectorization="entry_point"),
     "gym_per_env": lambda: GymEnv("CartPole-v1", num_envs=2, seed=0, vectorization="per_env"),
-    "transformed": lambda: TransformedEnv(GymEnv("CartPole-v1", num_envs=2, seed=0), RewardSum()),
+    "transformed": lambda: TransformedEnv(GymEnv("CartPole-v1", num_envs=2, seed=0, vectorization="entry_point"), RewardSum()),
     "toy": lambda: Clock(2),
 }
 each_env = pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)

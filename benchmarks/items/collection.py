@@ -112,6 +112,7 @@ def cases(size: str = "full") -> Iterator[Case]:
             work=frames,
             contenders={
                 "rlbook": rlbook_of(per_env[num_envs], frames),
+                "rlbook, policy compiled": rlbook_of(per_env[num_envs], frames, compile=size != "tiny"),
                 "rlbook, then GAE": rlbook_of(per_env[num_envs], frames, then_gae=True),
                 "rlbook, vector entry point": rlbook_of(gym(num_envs, "entry_point"), frames),
                 SERIAL: torchrl_of(peers.torchrl_serial, num_envs, frames),

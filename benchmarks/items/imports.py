@@ -1,4 +1,4 @@
-"""CPU seconds of an import in a fresh Python, beyond those of Python itself."""
+"""CPU seconds of an import in a fresh Python."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from benchmarks.harness import Case, Make, Sample, Task, seconds_below
 
 EVERYTHING = "import rlbook\nfor name in rlbook.__all__: getattr(rlbook, name)"
+BEYOND = "rlbook, everything, beyond tensordict"
 CODE = {
     "rlbook": "import rlbook",
     "rlbook, everything": EVERYTHING,
+    BEYOND: EVERYTHING,
     "numpy": "import numpy",
     "gymnasium": "import gymnasium",
     "torch": "import torch",
@@ -24,25 +26,25 @@ CODE = {
 }
 
 
-def cpu_seconds(code: str) -> float:
-    """Run code in a fresh Python; return the CPU seconds that the process took."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+def cpu_seconds(code: str, first: str) -> float:
+    """Run ``first`` and then ``code`` in a fresh Python; return the CPU seconds of ``code``."""
+    timed = f"{first}\nimport time\nbegun = time.process_time()\n{code}\nprint(time.process_time() - begun)"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as users have it
+    process = subprocess.run([sys.executable, "-c", timed], env=environment, capture_output=True, text=True, check=False)
     if process.returncode:
-        raise RuntimeError(f"this failed in a fresh Python:\n{code}")
-    return usage.ru_utime + usage.ru_stime
+        raise RuntimeError(f"this failed in a fresh Python:\n{timed}\n{process.stderr}")
+    return float(process.stdout.split()[-1])
 
 
-def importing(code: str) -> Make:
+def importing(code: str, first: str) -> Make:
     """Return what prepares the measurement: one import that fills the disk cache and writes the byte code."""
 
     def prepare() -> Task:
         package = code.split()[1].split(".")[0].rstrip(",")
         if find_spec(package) is None:
             raise ModuleNotFoundError(f"no module named {package!r}", name=package)
-        cpu_seconds(code)
-        return lambda: Sample(cpu_seconds(code) - cpu_seconds("pass"))
+        cpu_seconds(code, first)
+        return lambda: Sample(cpu_seconds(code, first))
 
     return prepare
 
@@ -52,8 +54,12 @@ def cases(size: str = "full") -> Iterator[Case]:
         name="import",
         unit="imports",
         work=1,
-        contenders={name: importing(code) for name, code in CODE.items() if size != "tiny" or name == "rlbook"},
-        targets=[seconds_below("rlbook", 0.2), seconds_below("rlbook, everything", 0.2, beyond="tensordict")],
-        note="`everything` loads every name that `rlbook` offers, and so all of its packages.",
+        contenders={
+            name: importing(code, "import tensordict" if name == BEYOND else "")
+            for name, code in CODE.items()
+            if size != "tiny" or name == "rlbook"
+        },
+        targets=[seconds_below("rlbook", 0.2), seconds_below(BEYOND, 0.2)],
+        note="`everything` loads every name that `rlbook` offers, and so all of its packages; `beyond`: when that is there.",
         warm_up=0,
     )

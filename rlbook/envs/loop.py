@@ -54,7 +54,7 @@ class Loop:
             self.memory[keys.ACTION].copy_(noise)
         for t in range(self.num_steps):
             if not self.policy.open_loop:
-                self._write(self.policy(self._roots[t], None if noise is None else noise[t]), t)
+                self._act(t, None if noise is None else noise[t])
             any_done = self._writer.step(t)
             if break_when_any_done and any_done:
                 break
@@ -81,8 +81,9 @@ class Loop:
             self._writer.take_actions(self.memory[keys.ACTION])
             self.data = view(self.memory, self.env.batch_size, self.num_steps, self.env.device)
 
-    def _write(self, out: Leaves, t: int) -> None:
-        """Write what the policy returned into row ``t``."""
+    def _act(self, t: int, noise: Any) -> None:
+        """Ask the policy for step ``t`` and write what it returns into row ``t``."""
+        out = self.policy(self._roots[t], noise)
         if self._outs is None:
             self._allocate_outputs(out)
         assert self._outs is not None

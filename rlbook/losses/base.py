@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,22 +52,14 @@ class Loss(nn.Module):
         detached = {name: value.detach() for name, value in diagnostics.items()}
         return {**terms, **detached, keys.LOSS: torch.stack(tuple(terms.values())).sum()}
 
-    def check_batch(self, batch: TensorDictBase) -> list[Tensor]:
-        """Return the entries this loss reads; raise where one is missing, or is a number per step with a trailing 1."""
-        leaves = []
-        for key in self.in_keys:
-            value = batch.get(key, None)
-            if value is None:
-                got = f"the keys {sorted(keys.pretty(k) for k in batch.keys(True, True))}"
-                want, fix = f"one with {keys.pretty(key)!r}", MISSING.get(key, f"Add {keys.pretty(key)!r}")
-                raise MissingKeyError(explain(f"A batch for {type(self).__name__}", want, got, fix))
+    def check_batch(self, batch: TensorDictBase) -> None:
+        """Raise where an entry that this loss reads is missing, or is a number per step with a trailing 1."""
+        in_keys = self.in_keys
+        for key, value in zip(in_keys, read(batch, in_keys, self), strict=True):
             if key in PER_STEP and value.shape != batch.batch_size:
+                want, got = f"of shape {list(batch.batch_size)}", f"{list(value.shape)}"
                 fix = "Drop the trailing dimension, or convert the data with rlbook.interop.from_torchrl"
-                raise SpecError(
-                    explain(f"batch[{keys.pretty(key)!r}]", f"of shape {list(batch.batch_size)}", f"{list(value.shape)}", fix)
-                )
-            leaves.append(value)
-        return leaves
+                raise SpecError(explain(f"batch[{keys.pretty(key)!r}]", want, got, fix))
 
     def hyper(self, **values: float) -> None:
         """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device."""
@@ -82,6 +75,17 @@ class Loss(nn.Module):
             buffer.fill_(value)
         else:
             super().__setattr__(name, value)
+
+
+def read(batch: TensorDictBase, in_keys: Sequence[Key], loss_fn: Loss) -> list[Tensor]:
+    """Return the entries that a loss reads; raise MissingKeyError where one is missing."""
+    values = [batch.get(key, None) for key in in_keys]
+    for key, value in zip(in_keys, values, strict=True):
+        if value is None:
+            got = f"the keys {sorted(keys.pretty(k) for k in batch.keys(True, True))}"
+            want, fix = f"one with {keys.pretty(key)!r}", MISSING.get(key, f"Add {keys.pretty(key)!r}")
+            raise MissingKeyError(explain(f"A batch for {type(loss_fn).__name__}", want, got, fix))
+    return values
 
 
 PER_STEP: frozenset[Key] = frozenset(

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 from torch.func import functional_call, grad_and_value
 from torch.optim import Optimizer
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
-from rlbook.losses.base import Loss
-from rlbook.modules.compiled import compile_graph, warn_eager
-from rlbook.modules.flat import FlatParameters
+from rlbook.errors import ConfigError, NonFiniteError, explain
+from rlbook.losses.base import Loss, read
+from rlbook.modules.compiled import Compiled, CompileError, stored, warn_eager
+from rlbook.modules.flat import FlatParameters, save_copies
 
 ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam)
 """Optimizers that treat every number alike, so that a flat vector is updated exactly as the separate tensors would be."""
@@ -36,8 +35,8 @@ def compile_update(
         optimizer: one or several, over parameters of ``loss_fn``. Each parameter group becomes one flat vector (see
             :class:`~rlbook.modules.flat.FlatParameters`); ``group["lr"]`` may be changed at any time.
         max_grad_norm: clip the norm of each optimizer's gradient to this; ``grad_norm`` is that of all of them, before.
-        compile: compile the step (10 to 30 s for the first batch, a few with inductor's cache). With False the same step runs
-            eagerly.
+        compile: compile the step (10 to 30 s for the first batch of each shape, 2 to 5 with inductor's cache). With False the
+            same step runs eagerly.
 
     Compiled code is the loss as it was at the first batch: hyper-parameters and learning rates stay live, other attributes do
     not.
@@ -72,24 +71,36 @@ class Update:
         names = {parameter: name for name, parameter in loss_fn.named_parameters()}
         for optimizer in optimizers:
             check_optimizer(optimizer, names)
-        self._owners = [  # every place of every parameter: tied ones have several, those of a shared module one
-            (owner, names[parameter])
-            for path, module in loss_fn.named_modules()
-            for owner, parameter in module.named_parameters(path, recurse=False)
-        ]
         self.groups = [_Group(optimizer, i, names) for optimizer in optimizers for i in range(len(optimizer.param_groups))]
         self.compiled = compile
-        self._names: list[str] | None = None
-        self._fused = compile_graph(self._whole_step) if compile else None
+        self._step = Compiled(self._whole_step)
+        self._names: list[str] = []
+        self._in_keys = loss_fn.in_keys
+        self._outside = {group.optimizer for group in self.groups if not group.in_graph}
+        trained = {parameter: names[parameter] for group in self.groups for parameter in group.flat.parameters}
+        places = places_of(loss_fn)  # tied parameters have several, those of a shared module one
+        self._owners = [(path, trained[holder[leaf]]) for path, holder, leaf in places if holder[leaf] in trained]
+        self._others = [(path, holder, leaf) for path, holder, leaf in places if holder[leaf] not in trained]
+        for module in loss_fn.modules():
+            module.register_state_dict_post_hook(save_copies)
+        self._finite = torch.ones((), dtype=torch.bool, device=self.groups[0].data.device)
+        self._calls = 0
 
     def __call__(self, batch: TensorDictBase) -> TensorDict:
-        """Take one gradient step on ``batch`` ``[*]``; returns the loss terms, the diagnostics and ``grad_norm``."""
+        """Take one gradient step on ``batch`` ``[*]``; returns the loss terms, the diagnostics and ``grad_norm``.
+
+        Raises:
+            MissingKeyError, SpecError: see :meth:`Loss.forward`.
+            NonFiniteError: the loss or its gradient is not finite; that step is not taken. (On a GPU, where asking means waiting,
+                this is found out at every 100th call, and an eager step is taken.)
+            ConfigError: modules of the loss were moved.
+        """
         for group in self.groups:
             group.flat.check_tied()
         if self.compiled:
             try:
                 return self._compiled_call(batch)
-            except TorchDynamoException as error:
+            except CompileError as error:
                 self.compiled = False
                 warn_eager(f"The update of {type(self.loss_fn).__name__}", error, stacklevel=3)
         return self._eager_call(batch)
@@ -101,38 +112,58 @@ class Update:
         metrics[keys.LOSS].backward()
         metrics = {name: value.detach() for name, value in metrics.items()}
         metrics["grad_norm"] = self._clip([group.flat.gradient for group in self.groups])
+        self._finite.logical_and_(torch.isfinite(metrics[keys.LOSS] + metrics["grad_norm"]))
+        self._check_finite(metrics)
         for optimizer in self.optimizers:
             optimizer.step()
         return TensorDict(metrics, [])
 
     def _compiled_call(self, batch: TensorDictBase) -> TensorDict:
-        leaves = self.loss_fn.check_batch(batch)
-        if self._names is None:
-            with torch.no_grad():
-                self._names = [*self.loss_fn(batch).keys(), "grad_norm"]
-        values = self._fused(leaves, tuple(batch.batch_size), [group.state() for group in self.groups])  # type: ignore[misc]
-        for optimizer in {group.optimizer for group in self.groups if not group.in_graph}:
+        others = [holder[leaf] for _, holder, leaf in self._others]
+        states = [tensor for group in self.groups for tensor in group.state()]
+        (values,) = self._step([*read(batch, self._in_keys, self.loss_fn), *others, *states, self._finite], batch.batch_size)
+        metrics = dict(zip(self._names, values.unbind(), strict=True))
+        self._check_finite(metrics)
+        for optimizer in self._outside:
             optimizer.step()
-        return TensorDict(dict(zip(self._names, values.unbind(), strict=True)), [])
+        return TensorDict._new_unsafe(metrics, torch.Size())
 
-    def _whole_step(self, leaves: list[Tensor], batch_size: tuple[int, ...], states: list[dict[str, Tensor]]) -> Tensor:
+    def _whole_step(self, tensors: list[Tensor], batch_size: torch.Size) -> tuple[Tensor]:
         """Forward, backward, clipping and optimizer as one traceable function; returns the metrics as one vector."""
-        batch = TensorDict(keys.nest(dict(zip(self.loss_fn.in_keys, leaves, strict=True))), batch_size)
+        given = iter(tensors)
+        batch = TensorDict(keys.nest(dict(zip(self._in_keys, given, strict=False))), batch_size)
+        self.loss_fn.check_batch(batch)
+        others = dict(zip([path for path, *_ in self._others], given, strict=False))
+        states = [dict(zip(group.names_of_state, given, strict=False)) for group in self.groups]
         parameters: dict[str, Tensor] = {}
         for group, state in zip(self.groups, states, strict=True):
             parameters.update(zip(group.names, group.flat.views(state["vector"]), strict=True))
 
-        def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
-            placed = {owner: parameters[name] for owner, name in self._owners if name in parameters}
-            out = functional_call(self.loss_fn, placed, (batch,), tie_weights=False)
-            return out[keys.LOSS], tuple(out.values())
+        def objective(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            placed = {path: parameters[name] for path, name in self._owners}
+            out = functional_call(self.loss_fn, placed | others, (batch,), tie_weights=False)
+            return out[keys.LOSS], dict(out.items())
 
         gradients, (_, metrics) = grad_and_value(objective, has_aux=True)(parameters)
         vectors = [torch.cat([gradients[name].flatten() for name in group.names]) for group in self.groups]
-        norm = self._clip(vectors)
+        metrics["grad_norm"] = self._clip(vectors)
+        finite = stored(torch.isfinite(metrics[keys.LOSS] + metrics["grad_norm"]))
+        next(given).logical_and_(finite)
         for group, vector, state in zip(self.groups, vectors, states, strict=True):
+            before = {name: value.clone() for name, value in state.items()}
             group.apply(vector, state)
-        return torch.stack([*(value.float() for value in metrics), norm])
+            for name, value in state.items():
+                value.copy_(torch.where(finite, value, before[name]))
+        self._names = list(metrics)
+        return (torch.stack([value.float() for value in metrics.values()]),)
+
+    def _check_finite(self, metrics: Mapping[str, Tensor]) -> None:
+        self._calls += 1
+        if (self._finite.is_cpu or self._calls % 100 == 0) and not self._finite.item():
+            self._finite.fill_(True)
+            bad = [name for name, value in metrics.items() if not value.isfinite()]
+            fix = "Look for huge or missing numbers in the batch, lower the learning rate, or clip with max_grad_norm"
+            raise NonFiniteError(explain("The loss and its gradient", "finite", f"{bad} that are not", fix))
 
     def _clip(self, gradients: list[Tensor]) -> Tensor:
         """Clip the groups' gradients in place, together for each optimizer; return the norm of all before."""
@@ -150,6 +181,7 @@ class _Group:
         self.optimizer, self.index = optimizer, index
         self.names = [names[p] for p in self.group["params"]]
         self.flat = FlatParameters(self.group["params"])
+        self.data = self.flat.vector.detach()
         self.group["params"] = [self.flat.vector]
         variants = ("amsgrad", "maximize", "differentiable")
         plain = not any(group.get(variant) for group in optimizer.param_groups for variant in variants)
@@ -157,22 +189,25 @@ class _Group:
         if self.in_graph:
             optimizer._opt_called = True  # type: ignore[attr-defined]  schedulers look for step(), which a compiled step is not
             self.group.update(fused=True, foreach=None)  # for eager steps: one kernel
-            self.lr = torch.zeros((), device=self.flat.vector.device)
-            moments = {key: torch.zeros_like(self.flat.vector, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[self.flat.vector] = {"step": torch.zeros((), device=self.flat.vector.device), **moments}
+            self.lr = torch.zeros((), device=self.data.device)
+            moments = {key: torch.zeros_like(self.data) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[self.flat.vector] = {"step": torch.zeros((), device=self.data.device), **moments}
+        adam = ("vector", "lr", "step", "exp_avg", "exp_avg_sq")
+        self.names_of_state: tuple[str, ...] = adam if self.in_graph else ("vector", "gradient")
 
     @property
     def group(self) -> dict[str, Any]:
         """The optimizer's settings (``load_state_dict`` replaces the dictionary)."""
         return self.optimizer.param_groups[self.index]
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> list[Tensor]:
         """The tensors that a compiled step reads and writes."""
         if not self.in_graph:
             self.flat.vector.grad = self.flat.gradient  # optimizer.zero_grad() cuts it off
-            return {"vector": self.flat.vector.data, "gradient": self.flat.gradient}
+            return [self.data, self.flat.gradient]
         self.lr.fill_(self.group["lr"])
-        return {"vector": self.flat.vector.data, "lr": self.lr, **self.optimizer.state[self.flat.vector]}
+        state = self.optimizer.state[self.flat.vector]
+        return [self.data, self.lr, state["step"], state["exp_avg"], state["exp_avg_sq"]]
 
     def apply(self, gradient: Tensor, state: dict[str, Tensor]) -> None:
         """Take the optimizer's step in place. Source: Kingma and Ba 2015, alg. 1; Loshchilov and Hutter 2019, alg. 2."""
@@ -188,15 +223,26 @@ class _Group:
         step = state["step"].add_(1)
         mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        denominator = (square / (1 - beta2**step)).sqrt() + self.group["eps"]
-        vector.sub_(lr / (1 - beta1**step) * mean / denominator)
+        rate, root = stored(lr / (1 - beta1**step)), stored((1 - beta2**step).sqrt())
+        vector.sub_(rate * mean / (square.sqrt() / root + self.group["eps"]))
+
+
+def places_of(root: nn.Module) -> list[tuple[str, dict[str, Any], str]]:
+    """List the parameters and buffers of a module by place: full name, dictionary that holds the tensor, its name in there."""
+    return [
+        (f"{path}.{leaf}".lstrip("."), holder, leaf)
+        for path, module in root.named_modules()
+        for holder in (module._parameters, module._buffers)
+        for leaf, tensor in holder.items()
+        if tensor is not None
+    ]
 
 
 def clip_(gradients: list[Tensor], max_norm: float | None) -> Tensor:
     """Scale gradients in place so that their joint norm is at most ``max_norm``; return the norm before."""
     norm = joint([torch.linalg.vector_norm(gradient) for gradient in gradients])
     if max_norm is not None:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        scale = stored((max_norm / (norm + 1e-6)).clamp(max=1.0))
         for gradient in gradients:
             gradient.mul_(scale)
     return norm

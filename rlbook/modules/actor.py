@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import torch
 from tensordict import TensorDictBase
@@ -69,6 +70,12 @@ class Actor(_Reader):
         self.spec = spec
         self._dist = dist
         self._chosen: type[Distribution] | None = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Let the spec follow the weights to another device."""
+        super()._apply(fn, recurse)
+        self.spec = self.spec.to(fn(torch.empty(0, device=self.spec.device)).device)
+        return self
 
     @property
     def out_keys(self) -> tuple[Key, ...]:

@@ -3,20 +3,104 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from rlbook.errors import RLBookError
+
+
+class CompileError(Exception):
+    """A function that could not be compiled, and why. Whoever compiles catches it, says so, and goes on eagerly."""
+
+
+class Compiled:
+    """A function of tensors as machine code: traced and compiled once for each set of shapes it meets.
+
+    ``torch.compile`` by itself checks at every call whatever the function's code looked at. For a small network that costs as
+    much as the arithmetic. Here the tensor operations are recorded once, and a call looks up the signature of its tensors, no
+    more. So the function must be pure but for writing into its arguments: what it reads besides them (attributes, options) is
+    what it was when it was recorded, though other tensors, such as weights, are read anew in each call.
+
+    Args:
+        function: called as ``function(tensors, *static)``; returns a tuple of tensors.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self._graphs: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, tensors: list[Tensor], *static: Hashable) -> Any:
+        """Call the function.
+
+        Args:
+            tensors: what it reads and writes.
+            static: what else it needs; part of the signature.
+
+        Raises:
+            CompileError: the function decides something by the value of a tensor, or does what no graph can hold.
+            RLBookError: what the function itself raises.
+        """
+        try:
+            signature = (static, *[(t.shape, t.stride(), t.dtype, t.device) for t in tensors])
+        except AttributeError as error:  # a TensorDict, for example
+            raise CompileError("it takes other arguments than tensors") from error
+        graph = self._graphs.get(signature)
+        if graph is None:
+            graph = self._graphs[signature] = self._build(tensors, static)
+        return graph(*tensors)
+
+    @torch.no_grad()
+    def _build(self, tensors: list[Tensor], static: tuple[Hashable, ...]) -> Callable[..., Any]:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def recorded(*tensors: Tensor) -> Any:
+            return self.function(list(tensors), *static)
+
+        try:
+            # with fake tensors nothing is computed: no random number is drawn, no argument written
+            with compiling():
+                graph = make_fx(recorded, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+            return lower(graph, tensors)
+        except RLBookError:
+            raise
+        except Exception as error:  # whatever torch's tracer and compiler raise
+            raise CompileError(f"{type(error).__name__}: {error}") from error
+
+
+def lower(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
+    """Turn a graph into machine code; on a CPU, where small networks are mostly overhead, the calls between kernels as well."""
+    import torch._inductor
+
+    on_cpu = all(t.device.type == "cpu" for t in tensors)
+    compiled: Any = torch._inductor.compile(graph, list(tensors), {"cpp_wrapper": True} if on_cpu else None)
+    return compiled
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Let ``torch.compiler.is_compiling()`` hold, for code that has a version to compile."""
+    before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
+def stored(x: Tensor) -> Tensor:
+    """Return a scalar ``x`` that compiled code computes once, before the loop that uses it, not anew for every element of it."""
+    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x  # what is strided lies in memory
 
 
 def compile_graph(method: MethodType) -> Callable[..., Any]:
-    """Compile a method, a function of tensors, into one graph per set of input shapes.
+    """Compile a method that also changes Python objects, such as an environment its state, with ``torch.compile``.
 
-    Every call checks the shapes and dtypes of its tensors and nothing else: checking each attribute of each module, as
-    ``torch.compile`` does by itself, costs as much as a gradient step of a small network. So what the function reads besides
-    tensors (attributes, options) is what it was at the first call. Compiled code is kept with the function's code, which all
-    instances of a class share: each gets a copy here, or one would run what was compiled for another.
+    One graph per set of input shapes; every call checks the shapes and dtypes of all tensors. Compiled code is kept with the
+    function's code, which all instances of a class share: each gets a copy here, or one would run what was compiled for another.
     """
     f = method.__func__
     own = FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__, f.__closure__)

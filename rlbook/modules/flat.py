@@ -7,6 +7,7 @@ weights are updated by one kernel, clipped by one norm, averaged by one ``lerp_`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,3 +62,11 @@ class FlatParameters:
         if self.parameters[0].data_ptr() != self.vector.data_ptr():
             fix = "Move modules first (loss_fn.to(...)), then build the optimizer and the update"
             raise ConfigError(explain("Flat parameters", "where they were", "modules that were moved or flattened again", fix))
+
+
+def save_copies(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """A ``register_state_dict_post_hook``: save parameters as copies; as views they would take the whole vector into the file."""
+    for name in module._parameters:
+        value = state.get(prefix + name)
+        if value is not None and not value.requires_grad:  # keep_vars=True asks for the parameters themselves
+            state[prefix + name] = value.clone()

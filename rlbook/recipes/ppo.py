@@ -60,7 +60,7 @@ class PPOConfig:
     device: str = "cpu"
     """Where tensors and networks live."""
     compile: bool = False
-    """Compile the gradient step: some 10 to 30 s at the start, faster from then on."""
+    """Compile the gradient step and the collecting: some 10 to 40 s at the start, faster from then on."""
 
 
 class PPO:
@@ -93,11 +93,12 @@ class PPO:
         """Collect, estimate, update; yield the metrics of each round."""
         config = self.config
         estimator = GAE(self.value, config.gamma, config.gae_lambda)
-        collector = Collector(self.env, self.actor, frames_per_batch=config.frames_per_batch, total_frames=config.total_frames)
+        size, total = config.frames_per_batch, config.total_frames
+        collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total, compile=config.compile)
         finished, returns = EpisodeReturns(), deque(maxlen=100)
         for data in collector:
             if config.anneal:
-                left = 1 - (collector.frames - config.frames_per_batch) / config.total_frames
+                left = 1 - (collector.frames - size) / total
                 self.optimizer.param_groups[0]["lr"] = config.lr * left
                 self.loss_fn.clip_eps = config.clip_eps * left
             data = estimator(data)

@@ -11,29 +11,14 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.envs.base import Env
 from rlbook.envs.loop import Loop
-from rlbook.errors import ConfigError, EnvError, MissingKeyError, explain
-
-
-def episode_returns(data: TensorDictBase) -> Tensor:
-    """Return the returns of the episodes that end inside a rollout ``[*, T]``, in the order of their ends, ``[episodes]``.
-
-    Raises:
-        MissingKeyError: the environment was not wrapped with ``RewardSum``.
-    """
-    nxt: Any = data[keys.NEXT]
-    if keys.EPISODE_RETURN not in nxt.keys():
-        fix = "Wrap the environment: TransformedEnv(env, RewardSum())"
-        raise MissingKeyError(
-            explain("A rollout", f"one with next.{keys.EPISODE_RETURN}", f"{sorted(map(str, nxt.keys()))}", fix)
-        )
-    done, total = nxt[keys.DONE], nxt[keys.EPISODE_RETURN]
-    return total.movedim(-1, 0)[done.movedim(-1, 0)]
+from rlbook.errors import ConfigError, EnvError, explain
 
 
 class EpisodeReturns:
     """Add up the rewards of successive rollouts and return the sums of the episodes that end in each.
 
-    The numbers of :class:`~rlbook.transforms.RewardSum` and :func:`episode_returns`, once per rollout instead of at every step.
+    Those are the sums that :class:`~rlbook.transforms.RewardSum` keeps, made once per rollout, not at every step. It must see
+    every rollout of a collector, from the first one on.
 
     Example:
         >>> from rlbook import CartPole, Collector

@@ -35,6 +35,7 @@ def curves_png(plot: LivePlot) -> tuple[bytes, int, int]:
     head = 0.55 if plot.title or plot.subtitle() else 0.12
     height = head + rows * (plot.height / DPI + 0.55)
     figure = Figure(figsize=(WIDTH, height), dpi=2 * DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)  # becomes figure.canvas: one renderer for measuring and drawing, since each holds a whole picture
     figure.get_layout_engine().set(rect=(0.005, 0.01, 0.99, 0.99 - head / height), hspace=0.06, wspace=0.03)  # type: ignore
     if plot.title:
         figure.text(0.012, 1 - 0.13 / height, plot.title, size=12, weight="bold", color=INK, va="top")
@@ -50,7 +51,7 @@ def curves_png(plot: LivePlot) -> tuple[bytes, int, int]:
 
 def _png(figure: Figure) -> bytes:
     """Render to a PNG of 64 colors, a quarter of the full one's size (Pillow comes with matplotlib)."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = figure.canvas
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     out = BytesIO()
@@ -78,7 +79,7 @@ def _panel(axes: Any, plot: LivePlot, keys: list[str], colors: list[str]) -> Non
         title = axes.annotate(
             f"{key}  {value}", (head, 1), (0, 6), "axes fraction", "offset points", size=9, weight="bold", color=color
         )
-        head += title.get_window_extent(FigureCanvasAgg(axes.figure).get_renderer()).width / axes.get_window_extent().width + 0.04
+        head += title.get_window_extent(axes.figure.canvas.get_renderer()).width / axes.get_window_extent().width + 0.04
     for key in keys:
         if key in plot.targets():
             level = plot.targets()[key]

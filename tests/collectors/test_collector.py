@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gymnasium
 import pytest
 import torch
+from tensordict import TensorDict
 from torch.testing import assert_close
 from toys import Clock, clock_rollout
 
@@ -29,10 +31,12 @@ MAKERS = {
     "CartPole": lambda: CartPole(4, max_steps=12),
     "Pendulum": lambda: Pendulum(4, max_steps=10),
     "GridWorld": lambda: GridWorld.frozen_lake(num_envs=4),
-    "GymEnv": lambda: GymEnv("CartPole-v1", num_envs=4),
+    "GymEnv": lambda: GymEnv("CartPole-v1", num_envs=4, vectorization="entry_point"),
     "GymEnv-per_env": lambda: GymEnv("Pendulum-v1", num_envs=2, vectorization="per_env", max_episode_steps=12),
     "transformed": lambda: TransformedEnv(CartPole(4, max_steps=12), Compose(StepCounter(), RewardSum())),
-    "transformed-GymEnv": lambda: TransformedEnv(GymEnv("CartPole-v1", num_envs=2), Compose(StepCounter(), RewardSum())),
+    "transformed-GymEnv": lambda: TransformedEnv(
+        GymEnv("CartPole-v1", num_envs=2, vectorization="entry_point"), Compose(StepCounter(), RewardSum())
+    ),
 }
 COMPILED = ("CartPole", "Pendulum", "GridWorld", "transformed")
 
@@ -247,10 +251,63 @@ def test_a_policy_that_cannot_be_compiled_runs_eagerly_and_says_why(quick_compil
     assert torch.equal(data["action"], (data["observation"][..., 2] > 0).long())
 
 
-@pytest.mark.parametrize("make", [lambda: Clock(2), lambda: GymEnv("CartPole-v1", num_envs=2)])
-def test_only_native_environments_are_compiled(make):
-    with pytest.raises(ConfigError, match=r"environment to compile must be a NativeEnv; got .*compile=False"):
-        Collector(make(), frames_per_batch=8, compile=True)
+@pytest.mark.parametrize("policy", ["actor", "function", "tensordict"])
+def test_of_other_environments_the_policy_is_compiled(policy, quick_compile):
+    def collected(compile: bool):
+        seed_everything(5)
+        env = GymEnv("CartPole-v1", num_envs=4)
+        actor = make_actor(env)
+        way = {
+            "actor": actor,
+            "function": lambda observation: actor.net(observation).argmax(-1),
+            "tensordict": lambda td: td.set("action", actor.net(td["observation"]).argmax(-1)),
+        }[policy]
+        collector = Collector(env, way, frames_per_batch=80, seed=5, compile=compile)
+        batches = [collector.collect().clone()]
+        with torch.no_grad():
+            actor.net[-1].bias.add_(torch.tensor([0.5, -0.5]))  # compiled code reads the weights anew
+        return torch.cat([*batches, collector.collect()], -1), collector
+
+    (eager, _), (compiled, collector) = collected(False), collected(True)
+    assert collector._loop._compiled is not None
+    assert eager["next", "done"].any()
+    for key, value in eager.items(True, True):
+        assert_close(compiled[key], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports torch.jit
+def test_machine_code_of_a_policy_equals_eager():
+    (eager, compiled) = (collected(MAKERS["GymEnv"], 5, compile=compile) for compile in (False, True))
+    for key, value in eager.items(True, True):
+        assert_close(compiled[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_that_branches_runs_eagerly_in_other_environments_too(quick_compile):
+    def policy(observation):
+        return (observation[..., 2] > 0).long() if observation.sum() > -1e9 else None
+
+    collector = Collector(GymEnv("CartPole-v1", num_envs=2), policy, frames_per_batch=8, compile=True)
+    with pytest.warns(UserWarning, match=r"The policy that steps GymEnv runs eagerly: .*[Dd]ata-dependent"):
+        collector.collect()
+    data = collector.collect()  # says it once
+    assert torch.equal(data["action"], (data["observation"][..., 2] > 0).long())
+
+
+class Noisy:
+    """A policy whose random numbers are no tensor."""
+
+    def draw_noise(self, shape, device=None):
+        return TensorDict({"u": torch.rand(shape)}, shape)
+
+    def act(self, leaves, noise):
+        return {"action": (noise["u"] > 0.5).long()}
+
+
+def test_other_arguments_than_tensors_are_not_compiled(quick_compile):
+    collector = Collector(GymEnv("CartPole-v1", num_envs=4), Noisy(), frames_per_batch=80, compile=True)
+    with pytest.warns(UserWarning, match=r"GymEnv runs eagerly: .*other arguments than tensors"):
+        collector.collect()
+    assert 0 < collector.collect()["action"].float().mean() < 1
 
 
 # ---- errors --------------------------------------------------------------------------------------------------------------------
@@ -272,8 +329,6 @@ def test_bad_settings(options, match):
 
 
 def test_an_environment_of_another_library_is_explained():
-    import gymnasium
-
     with pytest.raises(EnvError, match=r"env must be an rlbook Env; got .*Wrap a Gymnasium environment in GymEnv\(env\)"):
         Collector(gymnasium.make("CartPole-v1"), frames_per_batch=8)
 

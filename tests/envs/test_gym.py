@@ -13,7 +13,7 @@ from tensordict import TensorDictBase
 from rlbook import keys
 from rlbook.envs import GymEnv, check_env
 from rlbook.envs.libs._gym_backends import PerEnv, Vector
-from rlbook.errors import ConfigError, EnvError, SpecError, UnknownEnvError
+from rlbook.errors import ConfigError, EnvError, PolicyError, SpecError, UnknownEnvError
 from rlbook.specs import decode, encode
 
 torch.set_num_threads(1)
@@ -157,6 +157,15 @@ def test_an_environment_that_breaks_its_space(value, message):
         GymEnv(Bad()).reset()
 
 
+def test_an_environment_that_forgets_an_entry():
+    class Bad(Toy):
+        def reset(self, *, seed=None, options=None):
+            return {"camera": np.zeros((2, 2), np.uint8), "arm": np.zeros(2)}, super().reset(seed=seed)[1]
+
+    with pytest.raises(SpecError, match=r"observation must be a dictionary or tuple with the entry 'joint'; got array.*declares"):
+        GymEnv(Bad(space_of("dict"))).reset()
+
+
 # ---- the same numbers as Gymnasium -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Taxi-v4", "MountainCarContinuous-v0"])
 def test_equals_a_loop_over_gymnasium(name):
@@ -183,9 +192,10 @@ def test_batched_equals_alone():
 
 # ---- vector environments ---------------------------------------------------------------------------------------------------
 def test_which_backend_is_chosen():
-    assert isinstance(GymEnv("CartPole-v1", num_envs=2).backend, Vector)
+    assert isinstance(GymEnv("CartPole-v1", num_envs=6).backend, Vector)
+    assert isinstance(GymEnv("CartPole-v1", num_envs=5).backend, PerEnv)  # faster so
     assert isinstance(GymEnv("CartPole-v1", num_envs=2, vectorization="entry_point").backend, Vector)
-    assert isinstance(GymEnv("CartPole-v1", num_envs=2, vectorization="per_env").backend, PerEnv)
+    assert isinstance(GymEnv("CartPole-v1", num_envs=8, vectorization="per_env").backend, PerEnv)
     assert isinstance(GymEnv("CartPole-v1").backend, PerEnv)
     assert isinstance(GymEnv("Pendulum-v1", num_envs=2).backend, PerEnv)
 
@@ -212,10 +222,32 @@ def test_cartpole_entry_point_resets_in_the_same_step():
 
 
 def test_cartpole_entry_point_truncates():
-    env = GymEnv("CartPole-v1", num_envs=2)
+    env = GymEnv("CartPole-v1", num_envs=2, vectorization="entry_point")
     data = env.rollout(505, lambda observation: (observation[..., 2] + 0.3 * observation[..., 3] > 0).long(), seed=0)
     assert data["next", "truncated"].nonzero().tolist() == [[0, 499], [1, 499]]
     assert not data["next", "terminated"].any()
+
+
+def test_cartpole_entry_point_partial_reset():
+    env = GymEnv("CartPole-v1", num_envs=6)
+    root = env.reset(seed=0)
+    for _ in range(4):
+        _, root = env.step_and_reset(root.set("action", torch.ones(6, dtype=torch.int64)))
+    mask = torch.tensor([True, False, True, False, False, False])
+    fresh = env.reset(root, mask=mask)
+    assert torch.equal(fresh["observation"][~mask], root["observation"][~mask])
+    assert (fresh["observation"][mask].abs() <= 0.05).all()
+    assert (root["observation"][:, 1] > 0.5).all()  # the row that was kept and the one that was left had moved
+    data = env.step(fresh.set("action", torch.zeros(6, dtype=torch.int64)))  # what was handed out is where it goes on from
+    x, speed = fresh["observation"][:, :2].unbind(-1)
+    torch.testing.assert_close(data["next", "observation"][:, 0], x + 0.02 * speed)  # 0.02 s a step
+
+
+def test_cartpole_entry_point_refuses_an_action_it_does_not_have():
+    env = GymEnv("CartPole-v1", num_envs=6)
+    t = iter(range(10))
+    with pytest.raises(PolicyError, match=r"an action that the environment does not take. action must be .*got 2"):
+        env.rollout(6, lambda observation: torch.full((6,), 2 if next(t) == 3 else 1))
 
 
 def test_entry_point_where_there_is_none():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from rlbook import MLP, Actor, PPOLoss, ValueHead, compile_update
-from rlbook.errors import ConfigError, MissingKeyError
+from rlbook.errors import ConfigError, MissingKeyError, NonFiniteError, SpecError
 from rlbook.losses import Loss
 
 OPTIMIZERS: dict[str, Callable] = {
@@ -99,7 +99,10 @@ def test_machine_code_equals_eager(monkeypatch):
     ours, theirs = make(), make()
     fast = compile_update(ours, OPTIMIZERS["Adam"](ours.parameters()), max_grad_norm=0.5)
     slow = compile_update(theirs, OPTIMIZERS["Adam"](theirs.parameters()), max_grad_norm=0.5, compile=False)
-    for batch in batches(20):
+    for t, batch in enumerate(batches(20)):
+        for update in (fast, slow):  # both stay live
+            update.loss_fn.clip_eps = 0.3 / (t + 1)
+            update.optimizers[0].param_groups[0]["lr"] = 1e-2 / (t + 1)
         assert_close(dict(fast(batch).items()), dict(slow(batch).items()), rtol=1e-4, atol=1e-5)
     assert fast.compiled
     assert_same(ours, theirs)
@@ -372,6 +375,52 @@ def test_a_missing_entry_is_explained(compile):
     update = compile_update(loss, torch.optim.Adam(loss.parameters()), compile=compile)
     with pytest.raises(MissingKeyError, match=r"one with 'advantage'.*Run an estimator"):
         update(next(batches(1)).exclude("advantage"))
+
+
+@each_way
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_is_not_taken_and_explained(compile, kind, number):
+    ours, theirs = make(), make()
+    update = compile_update(ours, kind(ours.parameters(), lr=1e-2), max_grad_norm=0.5, compile=compile)
+    data = list(batches(4))
+    for batch in data[:2]:
+        update(batch)
+    before, bad = weights(ours), data[2].clone()
+    bad["value_target"][3] = number
+    with pytest.raises(NonFiniteError, match=r"finite; got \['loss_value', 'loss', 'grad_norm'\] that are not.*in the batch"):
+        update(bad)
+    assert torch.equal(weights(ours), before)
+    for batch in data[2:]:  # and goes on as if nothing had happened
+        update(batch)
+    by_hand(theirs, [kind(theirs.parameters(), lr=1e-2)], 4, 0.5)
+    assert_same(ours, theirs)
+
+
+@both
+def test_a_trailing_dimension_is_explained(compile):
+    loss = make()
+    update = compile_update(loss, torch.optim.Adam(loss.parameters()), compile=compile)
+    batch = next(batches(1))
+    batch["advantage"] = batch["advantage"].unsqueeze(-1)
+    with pytest.raises(SpecError, match=r"of shape \[12\]; got \[12, 1\].*trailing"):
+        update(batch)
+    assert update.compiled == compile
+
+
+def test_a_saved_actor_does_not_bring_the_critic():
+    loss, untouched = make(), make()
+    update = compile_update(loss, torch.optim.Adam(loss.parameters(), lr=1e-2), compile=False)
+    assert size_of(loss.actor) == size_of(untouched.actor)
+    state = loss.actor.state_dict()
+    assert loss.actor.state_dict(keep_vars=True)["net.0.weight"] is loss.actor.net[0].weight
+    update(next(batches(1)))
+    assert_close(dict(state), dict(untouched.actor.state_dict()), rtol=0, atol=0)  # a snapshot
+
+
+def size_of(module: nn.Module) -> int:
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    return len(file.getvalue())
 
 
 @both

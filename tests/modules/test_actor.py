@@ -186,3 +186,10 @@ def test_a_tensordict_module_of_it_collects_like_it():
 def test_on_the_device_and_in_the_state_dict_of_its_network():
     actor = Actor(MLP(2, 4), Choice(2))
     assert set(actor.state_dict()) == {f"net.{name}" for name in actor.net.state_dict()}
+
+
+def test_the_spec_follows_the_weights_to_a_device_but_not_to_a_dtype():
+    actor = Actor(MLP(4, 3), Bounded(-2.0, 3.0, (2,)))
+    assert actor.double().spec == Bounded(-2.0, 3.0, (2,))
+    assert actor.to("meta").spec.device.type == "meta"
+    assert nn.Sequential(Actor(MLP(2, 3), Choice(2))).to("meta")[0].spec.device.type == "meta"

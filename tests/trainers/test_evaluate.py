@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.testing import assert_close
 from toys import Clock, Constant
 
 from rlbook import CartPole, Collector, RewardSum, TransformedEnv
-from rlbook.errors import ConfigError, EnvError, MissingKeyError
+from rlbook.errors import ConfigError, EnvError
 from rlbook.modules import make_actor
-from rlbook.trainers import EpisodeReturns, episode_returns, evaluate
+from rlbook.trainers import EpisodeReturns, evaluate
 
 
 def clock_return(row: int, episode: int) -> float:
@@ -54,24 +53,19 @@ def test_a_seed_repeats_the_score(seed):
 
 def test_equals_the_sums_along_the_way():
     torch.manual_seed(0)
-    data = TransformedEnv(CartPole(1, seed=3), RewardSum()).rollout(200)
-    assert_close(evaluate(CartPole(1, seed=3), None, 4), episode_returns(data)[:4])
+    data = CartPole(1, seed=3).rollout(200)
+    assert evaluate(CartPole(1, seed=3), None, 4).tolist() == EpisodeReturns()(data)[:4]
 
 
 def test_returns_in_the_order_of_their_ends():
-    returns = episode_returns(TransformedEnv(Clock(3), RewardSum()).rollout(6))
+    returns = EpisodeReturns()(Clock(3).rollout(6))
     # ends: row 0 in steps 1, 3, 5; row 1 in steps 2, 5; row 2 in step 3
     ends = [(0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1)]
-    assert returns.tolist() == [clock_return(row, k) for row, k in ends]
+    assert returns == [clock_return(row, k) for row, k in ends]
 
 
 def test_no_episode_ended():
-    assert episode_returns(TransformedEnv(Constant(2, limit=100), RewardSum()).rollout(5)).shape == (0,)
-
-
-def test_returns_need_the_sums():
-    with pytest.raises(MissingKeyError, match=r"next.episode_reward; .*TransformedEnv\(env, RewardSum\(\)\)"):
-        episode_returns(Clock(3).rollout(6))
+    assert EpisodeReturns()(Constant(2, limit=100).rollout(5)) == []
 
 
 def test_an_endless_episode_is_explained():
@@ -91,6 +85,7 @@ def test_returns_added_up_across_rollouts_equal_those_of_reward_sum(num_envs):
     count = 0
     for data in Collector(env, frames_per_batch=5 * (num_envs or 1), total_frames=40 * (num_envs or 1)):  # cuts episodes in two
         returns = finished(data)
-        assert returns == episode_returns(data).tolist()
+        done, total = data["next", "done"].movedim(-1, 0), data["next", "episode_reward"].movedim(-1, 0)
+        assert returns == total[done].tolist()
         count += len(returns)
     assert count > 8

@@ -14,6 +14,7 @@ from rlbook.envs import Env
 from rlbook.errors import ConfigError
 from rlbook.specs import Bounded, Categorical, Composite
 from rlbook.widgets import EnvViewer, record, viewer
+from rlbook.widgets.viewer import Film
 
 
 class Lamp(Env):
@@ -37,14 +38,15 @@ class Lamp(Env):
         return np.full((40, 60, 3), 20 * int(count), dtype=np.uint8)
 
 
-def brightness(frames: np.ndarray) -> list[int]:
-    return (frames[:, 0, 0, 0] // 20).tolist()
+def brightness(film: Film) -> list[int]:
+    return (np.asarray(film)[:, 0, 0, 0] // 20).tolist()
 
 
 def test_films_an_episode_to_its_end():
     frames = record(Lamp(), max_steps=100)
-    assert frames.dtype == np.uint8
-    assert frames.shape == (6, 40, 60, 3)
+    assert len(frames) == 6
+    assert frames[5].dtype == np.uint8
+    assert np.asarray(frames).shape == (6, 40, 60, 3)
     assert brightness(frames) == [0, 1, 2, 3, 4, 5]
 
 
@@ -72,7 +74,16 @@ def test_films_are_small():
         def _render(self, index):
             return np.zeros((400, 600, 3), dtype=np.uint8)
 
-    assert record(Big(), max_steps=1).shape == (2, 200, 300, 3)
+    film = record(Big(), max_steps=1)
+    assert np.asarray(film).shape == (2, 200, 300, 3)
+    assert sum(map(len, film._pngs)) < 2000
+
+
+def test_a_film_keeps_every_pixel():
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    film = Film(frames)
+    np.testing.assert_array_equal(np.asarray(film), frames)
+    np.testing.assert_array_equal(list(film), frames)
 
 
 def stripes(count: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -92,20 +103,19 @@ class Page:
 
 
 def test_sends_all_frames_in_few_pictures():
-    frames = stripes(230)
+    frames = stripes(235)
     film = EnvViewer(frames, fps=10)
     film._widget = page = Page()
     film._hear({"kind": "hello"})
-    [(message, sheets)] = page.sent
+    [(message, strips)] = page.sent
     config = film._config()
     assert message == {"kind": "frames"}
-    assert [config[name] for name in ("count", "width", "height", "columns", "perSheet")] == [230, 30, 20, 10, 100]
-    assert len(sheets) == 3
-    for at in (0, 9, 10, 99, 100, 229):
-        sheet = np.asarray(Image.open(io.BytesIO(sheets[at // 100])))
-        row, column = divmod(at % 100, 10)
-        np.testing.assert_array_equal(sheet[row * 20 : row * 20 + 20, column * 30 : column * 30 + 30], frames[at])
-    assert sum(map(len, sheets)) < 20_000
+    assert [config[name] for name in ("count", "width", "height", "perStrip")] == [235, 30, 20, 10]
+    assert len(strips) == 24
+    for at in (0, 9, 10, 99, 100, 234):
+        strip, column = np.asarray(Image.open(io.BytesIO(strips[at // 10]))), at % 10
+        np.testing.assert_array_equal(strip[:, column * 30 : column * 30 + 30], frames[at])
+    assert sum(map(len, strips)) < 20_000
 
 
 def test_a_saved_notebook_has_an_animation_of_the_same_length():
@@ -125,6 +135,12 @@ def test_a_long_film_is_thinned_and_keeps_its_pace(monkeypatch):
     assert len(film) == 40
     assert film.fps == 10
     assert film.labels[:3] == ["0", "3", "6"]
+    np.testing.assert_array_equal(film._film[1], stripes(120)[3])
+
+
+def test_a_film_is_not_copied():
+    film = Film(stripes(4))
+    assert EnvViewer(film)._film is film
 
 
 @pytest.mark.parametrize("frames", [torch.from_numpy(stripes(3)), list(stripes(3)), stripes(3)], ids=["tensor", "list", "array"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,30 @@ from rlbook.errors import ConfigError, EnvError, SpecError, explain
 from rlbook.specs import Spec, Unbounded
 from rlbook.typing import Key
 
-OUTCOME = frozenset({keys.REWARD, keys.TERMINATED, keys.TRUNCATED})
 Arrays = dict[Key, np.ndarray]
 """One row per environment: observation entries, and after a step ``reward``, ``terminated`` and ``truncated``."""
+
+FIX = "Make the environment return what its observation_space declares"
+
+
+class Observations:
+    """Writes Gymnasium's observations into arrays, entry by entry of their space; specs count discrete values from 0."""
+
+    def __init__(self, space: Any):
+        self.entries = list(entries_of(space))
+        self.plain = not any(path or start is not None for _, path, start in self.entries)
+
+    def write(
+        self, observation: Any, arrays: Arrays, rows: Any = slice(None), *, batched: bool = False, check: bool = False
+    ) -> None:
+        """Write an observation into ``rows`` of ``arrays``; of a ``batched`` one, which has all rows, the same rows are taken."""
+        for key, path, start in self.entries:
+            value = follow(observation, path)
+            if check:
+                check_value(key, np.asarray(value), arrays[key])
+            if batched:
+                value = value[rows]
+            arrays[key][rows] = value if start is None else value - start
 
 
 class PerEnv:
@@ -28,8 +49,8 @@ class PerEnv:
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
         self.to_actions = action_converter(self.action_space, rows=True)
         self._steps = [env.step for env in envs]
-        self._starts = starts_of(self.observation_space)
-        self._plain = not info and not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
+        self._observations = Observations(self.observation_space)
+        self._plain = not info and self._observations.plain
 
     def info_specs(self) -> dict[str, Spec]:
         """Look at one reset and one random step to learn the shape of the ``info`` entries."""
@@ -48,12 +69,9 @@ class PerEnv:
 
     def reset(self, mask: np.ndarray | None, seed: int | None, root: Arrays) -> None:
         """Reset the masked environments into their rows of ``root``."""
-        rows = range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        for i in rows:
+        for i in range(self.num_envs) if mask is None else mask.nonzero()[0].tolist():
             observation, info = self.envs[i].reset(seed=None if seed is None else seed + i)
-            self._write(i, observation, info, root, careful=True)
-        for key, start in self._starts.items():
-            root[key][rows] -= start
+            self._write(i, observation, info, root, check=True)
 
     def step(self, action: Any, nxt: Arrays) -> np.ndarray | None:
         """Step every environment into its row of ``nxt``; return what is done, None where nothing is."""
@@ -67,18 +85,12 @@ class PerEnv:
                 self._write(i, observation, info, nxt)
             else:
                 plain[i] = observation
-        for key, start in self._starts.items():
-            nxt[key] -= start
         return terminated | truncated if any_done else None
 
-    def _write(self, i: int, observation: Any, info: dict[str, Any], arrays: Arrays, careful: bool = False) -> None:
-        for key, array in arrays.items():
-            if key in OUTCOME:
-                continue
-            value = info.get(key, 0) if key in self.info else follow(observation, keys.as_tuple(key))
-            if careful and key not in self.info:
-                check_value(key, np.asarray(value), array)
-            array[i] = value
+    def _write(self, i: int, observation: Any, info: dict[str, Any], arrays: Arrays, check: bool = False) -> None:
+        self._observations.write(observation, arrays, i, check=check)
+        for name in self.info:
+            arrays[name][i] = info.get(name, 0)
 
     def render(self, index: int) -> Any:
         """Return a picture of one environment, or None."""
@@ -105,7 +117,7 @@ class Vector:
             raise EnvError(explain("The autoreset mode of a VectorEnv", "SAME_STEP or DISABLED", str(mode), fix))
         self._same_step = self.partial_reset is None and mode == AutoresetMode.SAME_STEP
         self._finished = np.zeros(self.num_envs, bool)
-        self._starts = starts_of(self.observation_space)
+        self._observations = Observations(self.observation_space)
 
     def info_specs(self) -> dict[str, Spec]:
         """A vector environment's ``info`` is not kept."""
@@ -116,37 +128,31 @@ class Vector:
         if mask is None:
             observation, _ = self.env.reset(seed=seed)
         elif self.partial_reset is not None:
-            return self.partial_reset(self._bare, np.flatnonzero(mask), root[keys.OBSERVATION])
+            return self.partial_reset(self._bare, mask.nonzero()[0], root[keys.OBSERVATION])
         elif self._same_step:
             if (mask & ~self._finished).any():
                 raise EnvError("This vector environment resets by itself, when an episode ends: reset all of it, or none.")
             observation = self._after_reset
         else:
             observation, _ = self.env.reset(options={"reset_mask": mask})
-        rows = slice(None) if mask is None else mask
-        for key, array in root.items():
-            array[rows] = follow(observation, keys.as_tuple(key))[rows]
-        for key, start in self._starts.items():
-            root[key][rows] -= start
+        self._observations.write(observation, root, slice(None) if mask is None else mask, batched=True)
 
     def step(self, action: Any, nxt: Arrays) -> np.ndarray | None:
         """Step all rows at once; return what is done, None where nothing is."""
         observation, reward, terminated, truncated, info = self.env.step(self.to_actions(action))
         nxt[keys.REWARD][:], nxt[keys.TERMINATED][:], nxt[keys.TRUNCATED][:] = reward, terminated, truncated
-        for key, array in nxt.items():
-            if key not in OUTCOME:
-                array[:] = follow(observation, keys.as_tuple(key))
+        self._observations.write(observation, nxt, batched=True)
         done = self._finished = terminated | truncated
-        any_done = np.count_nonzero(done)  # several times faster than done.any()
-        if any_done and self._same_step:  # what came back is the reset observation: put the final one into its place
+        if not np.count_nonzero(done):  # several times faster than done.any()
+            return None
+        if self._same_step:  # what came back is the reset observation: put the final one into its place
             self._after_reset, final = observation, info["final_obs"]
-            for key, array in nxt.items():
-                for i in np.flatnonzero(done) if key not in OUTCOME else ():
-                    path = keys.as_tuple(key)
-                    array[i] = follow(final, path)[i] if isinstance(final, dict) else follow(final[i], path)
-        for key, start in self._starts.items():
-            nxt[key] -= start
-        return done if any_done else None
+            if isinstance(final, dict):
+                self._observations.write(final, nxt, done, batched=True)
+            else:
+                for i in done.nonzero()[0]:
+                    self._observations.write(final[i], nxt, i)
+        return done
 
     def render(self, index: int) -> Any:
         """Return a picture of one row, or None."""
@@ -158,34 +164,34 @@ class Vector:
         self.env.close()
 
 
-def follow(value: Any, path: tuple[str, ...]) -> Any:
-    """Look up an entry of a nested observation; a plain array is itself."""
-    for name in path:
-        if isinstance(value, dict):
-            value = value[name]
-        elif isinstance(value, tuple):
-            value = value[int(name)]
-    return value
-
-
-def starts_of(space: Any, path: tuple[str, ...] = ()) -> dict[Key, Any]:
-    """Return where the discrete entries of an observation space start, if not at 0: specs count from 0."""
+def entries_of(space: Any, name: tuple[str, ...] = (), path: tuple[Any, ...] = ()) -> Iterator[tuple[Key, tuple[Any, ...], Any]]:
+    """List (key of the entry, path to it in an observation, first discrete value if not 0) of an observation space."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
-        return {key: start for name, part in parts for key, start in starts_of(part, (*path, str(name))).items()}
-    start = getattr(space, "start", 0)
-    key: Key = path if len(path) > 1 else path[0] if path else keys.OBSERVATION
-    return {key: start} if np.any(start) else {}
+        for key, part in space.items() if isinstance(space, spaces.Dict) else enumerate(space):
+            yield from entries_of(part, (*name, str(key)), (*path, key))
+    else:
+        start = getattr(space, "start", 0)
+        yield name if len(name) > 1 else name[0] if name else keys.OBSERVATION, path, start if np.any(start) else None
+
+
+def follow(observation: Any, path: tuple[Any, ...]) -> Any:
+    """Look up an entry of a nested observation; of a plain one it is the whole."""
+    for name in path:
+        try:
+            observation = observation[name]
+        except (KeyError, IndexError, TypeError) as error:
+            want = f"a dictionary or tuple with the entry {name!r}"
+            raise SpecError(explain("The environment's observation", want, repr(observation), FIX)) from error
+    return observation
 
 
 def check_value(key: Key, value: np.ndarray, array: np.ndarray) -> None:
     """Raise SpecError when a value does not fit its buffer (assignment would broadcast or cast it without a word)."""
     name = keys.pretty(key)
-    fix = "Make the environment return what its observation_space declares"
     if value.shape != array.shape[1:]:
-        raise SpecError(explain(f"The environment's {name}", f"of shape {list(array.shape[1:])}", f"{list(value.shape)}", fix))
+        raise SpecError(explain(f"The environment's {name}", f"of shape {list(array.shape[1:])}", f"{list(value.shape)}", FIX))
     if not np.can_cast(value.dtype, array.dtype, "same_kind"):
-        raise SpecError(explain(f"The environment's {name}", f"of dtype {array.dtype}", f"{value.dtype}", fix))
+        raise SpecError(explain(f"The environment's {name}", f"of dtype {array.dtype}", f"{value.dtype}", FIX))
 
 
 def action_converter(space: Any, rows: bool) -> Callable[[Any], Any]:
@@ -220,7 +226,7 @@ def _reset_cartpole(env: Any, rows: np.ndarray, root: np.ndarray) -> None:
     fresh = env.np_random.uniform(env.low, env.high, size=(4, len(rows)))
     env.state[:, rows] = fresh
     env.steps[rows] = 0
-    env.prev_done[rows] = False
+    env.prev_done.fill(False)  # whatever is done is reset before it steps again
     root[rows] = fresh.T
 
 

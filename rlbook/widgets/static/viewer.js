@@ -1,5 +1,5 @@
-// A film of a rollout. The kernel sends its frames once, laid out in a few pictures:
-//   page -> kernel  {kind: "hello"}      kernel -> page  {kind: "frames"} and one WebP per `perSheet` frames
+// A film of a rollout. The kernel sends its frames once, side by side in a few pictures:
+//   page -> kernel  {kind: "hello"}      kernel -> page  {kind: "frames"} and one WebP per `perStrip` frames
 
 const ICONS = {
   play: "M2 1l9 5-9 5z", pause: "M2 1h3v10H2zM7 1h3v10H7z", back: "M10 1L4 6l6 5zM1.5 1H4v10H1.5z", next: "M2 1l6 5-6 5zM8 1h2.5v10H8z",
@@ -19,7 +19,7 @@ const icon = (name) => `<svg viewBox="0 0 12 12" aria-hidden="true"><path d="${I
 class Film {
   constructor(model, el) {
     this.config = model.get("config");
-    this.sheets = [];
+    this.strips = [];
     this.at = 0;
     this.playing = false;
     this.build();
@@ -72,15 +72,15 @@ class Film {
     act();
   }
   load(buffers) {
-    this.sheets = buffers.map((buffer) => {
-      const sheet = new Image();
+    this.strips = buffers.map((buffer) => {
+      const strip = new Image();
       const url = URL.createObjectURL(new Blob([buffer], { type: "image/webp" }));
-      sheet.onload = () => {
+      strip.onload = () => {
         URL.revokeObjectURL(url);
         this.show(this.at);
       };
-      sheet.src = url;
-      return sheet;
+      strip.src = url;
+      return strip;
     });
   }
   step(by) {
@@ -88,16 +88,16 @@ class Film {
     this.show(Math.min(this.config.count - 1, Math.max(0, this.at + by)));
   }
   show(at) {
-    const { count, width, height, columns, perSheet, labels } = this.config;
+    const { count, width, height, perStrip, labels } = this.config;
     this.at = at;
     this.scrub.value = at;
     this.place.textContent = `${at + 1} / ${count}`;
     if (labels) this.caption.textContent = labels[at];
     this.canvas.setAttribute("aria-label", `Frame ${at + 1} of ${count}${labels ? `: ${labels[at]}` : ""}. Space plays, arrow keys step.`);
-    const sheet = this.sheets[Math.floor(at / perSheet)], i = at % perSheet;
-    if (!sheet?.complete || !sheet.naturalWidth) return;
+    const strip = this.strips[Math.floor(at / perStrip)];
+    if (!strip?.complete || !strip.naturalWidth) return;
     const pen = this.canvas.getContext("2d");
-    pen.drawImage(sheet, (i % columns) * width, Math.floor(i / columns) * height, width, height, 0, 0, width, height);
+    pen.drawImage(strip, (at % perStrip) * width, 0, width, height, 0, 0, width, height);
   }
   play(on) {
     if (on === this.playing) return;
