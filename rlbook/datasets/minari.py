@@ -212,7 +212,7 @@ def to_minari(dataset: Dataset, id: str, **metadata: Any) -> Path:
         The folder; ``minari.load_dataset(id)`` and ``Minari(id)`` read it.
 
     Raises:
-        ConfigError: there is such a dataset already, or ``id`` is no name of one.
+        ConfigError: there is such a dataset already, ``id`` is no name of one, or the last episode is not finished.
         MissingExtraError: h5py is not installed.
     """
     try:
@@ -222,6 +222,9 @@ def to_minari(dataset: Dataset, id: str, **metadata: Any) -> Path:
     folder = minari_root() / check_minari_id(id)
     if folder.exists():
         raise ConfigError(explain("minari_id", "a new one", f"{id!r}, which is at {folder}", "Raise its version, or delete it"))
+    if rest := len(dataset) - int(dataset.episode_lengths.sum()):
+        fix = "Mark the last row truncated, for the data stop there, and write the dataset again"
+        raise ConfigError(explain("A dataset for Minari", "one that ends with an episode", f"{rest} rows after it", fix))
     spec = dataset.observation_spec
     observation_space = to_gym(spec[keys.OBSERVATION] if list(spec) == [keys.OBSERVATION] else spec)
     action_space = to_gym(dataset.action_spec)

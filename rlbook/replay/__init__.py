@@ -15,6 +15,7 @@ from rlbook.replay.shared import SharedReplayBuffer
 from rlbook.replay.slices import EpisodeSampler, SliceSampler
 from rlbook.replay.storages import Storage, TensorStorage
 from rlbook.replay.trajectories import Trajectories
+from rlbook.replay.trees import SumTree
 from rlbook.replay.writers import ImmutableWriter, ReservoirWriter, RingWriter, TopKWriter, Writer
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "SliceSampler",
     "StalenessSampler",
     "Storage",
+    "SumTree",
     "TensorStorage",
     "TopKWriter",
     "Trajectories",

@@ -59,6 +59,23 @@ def find(sums, starts, edges, end, mass, rows):
     return True
 
 
+@_jit
+def draw(sums, starts, uniforms, stratified, slack, rows, priorities):
+    """Write rows drawn in proportion to their priorities, and those; return False if nothing can be drawn, or from these."""
+    ends = edges(sums[starts[-2] :])
+    total, count = ends[-1], len(uniforms)
+    if not total > 0.0:
+        return False
+    mass = np.empty(count)
+    for i in range(count):
+        mass[i] = (i + uniforms[i]) * (total / count) if stratified else uniforms[i] * total
+    if not find(sums, starts, ends, total * slack, mass, rows):
+        return False
+    for i in range(count):
+        priorities[i] = sums[rows[i]]
+    return True
+
+
 @njit
 def _descend(children, rows, left):
     """Replace nodes by those of their children in whose intervals the masses ``left`` lie, and subtract what comes before."""

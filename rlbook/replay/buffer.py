@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.replay.lists import plain, unplain
 from rlbook.replay.prefetch import Mover, Prefetcher
 from rlbook.replay.samplers import Sampler, UniformSampler
@@ -66,7 +66,7 @@ class ReplayBuffer:
         seed: int | None = None,
         prefetch: int = 0,
     ):
-        self.storage = TensorStorage(storage) if isinstance(storage, int) else storage
+        self.storage = storage if isinstance(storage, Storage) else TensorStorage(storage)
         self.sampler, self.writer = sampler or UniformSampler(), writer or RingWriter()
         if batch_size is not None:
             check_positive("batch_size", batch_size)
@@ -89,19 +89,18 @@ class ReplayBuffer:
         self._mover = None if self.device is None else Mover(self.device)
         self._ahead = Prefetcher(prefetch) if prefetch else None
 
-    def _settled(self) -> threading.RLock:  # type: ignore[valid-type]
-        """Return the lock, to be taken by what changes the buffer, when the thread has drawn what it was asked for."""
-        if self._ahead is not None:
-            self._ahead.settle()
-        return self._lock
+    def _settled(self) -> Any:
+        """Return the lock for what changes the buffer: it is taken when the thread has drawn all it was asked for."""
+        return self._lock if self._ahead is None else self._ahead.settled(self._lock)
 
     # ---- writing -------------------------------------------------------------------------------------------------------------
     def extend(self, data: Any, batch_size: Sequence[int] | None = None) -> list[Rows]:
         """Copy data into the buffer.
 
         Args:
-            data: a TensorDict ``[]``, ``[T]`` or ``[N, T]``; or a dictionary of tensors, arrays and numbers, which is one row and
-                costs less than a TensorDict in a loop that adds step by step.
+            data: a TensorDict ``[]``, ``[T]`` or ``[N, T]`` (one step of N environments is ``[N, 1]``: a single dimension is
+                time); or a dictionary of tensors, arrays and numbers, which is one row and costs less than a TensorDict in a
+                loop that adds step by step.
             batch_size: of a dictionary that is not one row, ``[T]`` or ``[N, T]``.
 
         Returns:
@@ -131,8 +130,15 @@ class ReplayBuffer:
     """The same, for one transition."""
 
     def update_priority(self, rows: Tensor, priority: Tensor) -> None:
-        """Set the priorities of rows (``batch["index"]``), for example to ``|TD error|``, both ``[B]``."""
+        """Set the priorities of rows (``batch["index"]``), for example to ``|TD error|``, both ``[B]``.
+
+        Raises:
+            SpecError: the shapes differ, a priority is not finite, or a row holds no data, as after :meth:`clear`.
+        """
         with self._settled():
+            if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+                got, fix = f"{int(rows.min())} to {int(rows.max())}", "Update before the buffer is cleared, with batch['index']"
+                raise SpecError(explain("rows", f"in [0, {len(self)}), those that hold data", got, fix))
             self.sampler.update_priority(rows, priority)
 
     def clear(self) -> None:
@@ -168,7 +174,7 @@ class ReplayBuffer:
                 batch = self._sample(size)
         else:
             batch = self._ahead.next(lambda: self._sample(size))
-        return batch if self._mover is None else self._mover.receive(batch)
+        return self._received(batch)
 
     def _sample(self, size: Any) -> Any:
         """Draw a batch; with a device, begin to copy it there."""
@@ -180,12 +186,18 @@ class ReplayBuffer:
             batch = self.storage.read(rows, {keys.INDEX: rows, **extra})
             for transform in self.transforms:
                 batch = transform(batch, rows, self)
+        return self._sent(batch)
+
+    def _sent(self, batch: Any) -> Any:
         return batch if self._mover is None else self._mover.send(batch)
+
+    def _received(self, batch: Any) -> Any:
+        return batch if self._mover is None else self._mover.receive(batch)
 
     def __getitem__(self, rows: Any) -> Any:
         """Copy rows out, without transforms: an index, a slice, or int64 ``[*]``; counted as ``index`` counts them."""
-        every = torch.arange(len(self))
-        return self.storage.read(every[rows])
+        with self._lock:
+            return self.storage.read(torch.arange(len(self))[rows])
 
     def in_order(self) -> Tensor:
         """Return all rows from the oldest to the newest, int64 ``[len]``."""
@@ -194,7 +206,7 @@ class ReplayBuffer:
     def __iter__(self) -> Iterator[Any]:
         """Yield all rows once, oldest first, in batches of ``batch_size``."""
         for rows in self.in_order().split(self.batch_size or 1):
-            yield self.storage.read(rows)
+            yield self[rows]
 
     def __len__(self) -> int:
         return self.writer.size
@@ -211,7 +223,7 @@ class ReplayBuffer:
             "writer": self.writer.state_dict(),
             "sampler": self.sampler.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
-            "ahead": [] if self._ahead is None else [plain(sample) for sample in self._ahead.drawn()],
+            "ahead": [] if self._ahead is None else [plain(self._received(sample)) for sample in self._ahead.drawn()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -226,15 +238,18 @@ class ReplayBuffer:
                 self.writer.load_state_dict(state["writer"])
                 self.sampler.load_state_dict(state["sampler"])
                 self.storage.load_state_dict(state["storage"])
-            except Exception:
+            except Exception as error:
                 self.writer.load_state_dict(books["writer"])
                 self.sampler.load_state_dict(books["sampler"])
-                raise
+                if not isinstance(error, KeyError):
+                    raise
+                fix = "Make this buffer with the same storage, sampler and writer"
+                raise ConfigError(explain("A state to load", "of a buffer like this one", f"one without {error}", fix)) from error
             Trajectories.forget(self)
             if self.generator is not None and state["generator"] is not None:
                 self.generator.set_state(state["generator"])
             if self._ahead is not None:
-                self._ahead.restore([unplain(sample) for sample in state.get("ahead", ())])
+                self._ahead.restore([self._sent(unplain(sample)) for sample in state.get("ahead", ())])
             self.storage.flush()
 
     def save(self, path: str | Path) -> None:
@@ -242,11 +257,12 @@ class ReplayBuffer:
 
         The file appears when it is whole: who is interrupted keeps the one that was there before.
         """
-        folder, state = Path(path), self.state_dict()
+        folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{FILE}.{os.getpid()}.part"
         try:
-            torch.save(tree_map(compact, state), part)
+            with self._settled():  # the state views rows that another thread may write to
+                torch.save(tree_map(compact, self.state_dict()), part)
             os.replace(part, folder / FILE)
         finally:
             part.unlink(missing_ok=True)
@@ -261,7 +277,7 @@ class ReplayBuffer:
         if not file.is_file():
             raise ConfigError(explain("path", f"a folder with {FILE}", str(path), "Write one with buffer.save(path)"))
         try:
-            state = torch.load(file, weights_only=True)
+            state = torch.load(file, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError) as error:
             fix = "Store tensors, numbers, text, lists and dictionaries: other objects cannot be loaded without running code"
             raise ConfigError(explain(str(file), "tensors and plain objects", str(error).split("\n")[0][:200], fix)) from error

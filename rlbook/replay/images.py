@@ -166,6 +166,12 @@ class CompressedStorage(EncodedStorage):
     def raw_bytes(self) -> int:
         return self._raw
 
+    def check_valid(self) -> None:
+        size = sum(len(one) for packed in self._packed.values() for one in packed)
+        if size != self._bytes:
+            fix = "Clear the buffer, and report this as a bug"
+            raise ConfigError(explain("The count of bytes", f"{size}, those of the pictures", str(self._bytes), fix))
+
     def state_dict(self, size: int) -> dict[str, Any]:
         pictures = {}
         for key, packed in self._packed.items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlbook.errors import ConfigError, explain
 from rlbook.replay.cursor import Cursor, flock, locked
 from rlbook.replay.mapped_files import CURSOR, META, Block, OpenMap, as_key, create, make_parent, read_meta
-from rlbook.replay.storages import Rows, Table, TensorStorage, fields, layout_of
+from rlbook.replay.storages import Rows, Table, TensorStorage, fields
 from rlbook.replay.writers import RingWriter, Writer
 from rlbook.typing import Key, Leaves
 
@@ -228,8 +228,7 @@ class MemmapStorage(TensorStorage):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._check_writable()
-        columns: Leaves = state["columns"]
-        self.admit(layout_of(columns), max(map(len, columns.values()), default=0))  # or leave everything as it is
+        self.admit(state)  # or leave everything as it is
         self.clear()
         super().load_state_dict(state)
 

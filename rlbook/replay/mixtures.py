@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
-from rlbook.replay.buffer import ReplayBuffer
+from rlbook.replay.buffer import ReplayBuffer, check_positive
 
 SOURCE = "source"
 
@@ -64,10 +65,9 @@ class MixedBuffer:
         Raises:
             ConfigError: no batch size was given, or a buffer with a share is empty.
         """
-        size = self.batch_size if batch_size is None else batch_size
-        if size is None or size < 1:
-            raise ConfigError(explain("batch_size", "a positive integer", repr(size), "Pass it here, or to the buffer"))
-        parts = []
+        size: Any = self.batch_size if batch_size is None else batch_size
+        check_positive("batch_size", size)
+        parts: list[Any] = []
         for number, (buffer, count) in enumerate(zip(self.buffers, self.shares(size), strict=True)):
             if count:
                 part = buffer.sample(count)
@@ -80,8 +80,9 @@ class MixedBuffer:
         return torch.cat([part.select(*common) for part in parts])  # type: ignore[return-value]
 
     def update_priority(self, rows: Tensor, priority: Tensor) -> None:
-        """Set the priorities of rows (``batch["index"]``) in the buffers that have them; others keep none."""
-        source = torch.bucketize(rows, self.offsets[1:], right=True)
+        """Set the priorities of rows, ``batch["index"]`` ``[B]`` or ``[B, T]``, in buffers that have them; others keep none."""
+        first = rows if rows.ndim == 1 else rows[:, 0].contiguous()
+        source = torch.bucketize(first, self.offsets[1:], right=True)
         for number, buffer in enumerate(self.buffers):
             own = source == number
             if own.any() and buffer.sampler.priority(rows[own][:1] - self.offsets[number]) is not None:

@@ -70,6 +70,7 @@ class NStep:
         reward = entry(buffer, _REWARD, path)
         kept = [key for key in buffer.storage.keys if key[0] == keys.NEXT and key != _REWARD]
         outcome: Leaves = {key[1:]: entry(buffer, key, path[..., -1]) for key in kept}
+        reward = reward if reward.is_floating_point() else reward.float()
         powers = self._powers.to(reward)
         summed = (self._steps <= more.unsqueeze(-1)).to(reward.device)
         outcome[(keys.REWARD,)] = (reward * summed) @ powers[:-1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,17 +25,18 @@ class Prefetcher:
         self.ahead = ahead
         self.queue: deque[Future[Any]] = deque()
         self._thread: ThreadPoolExecutor | None = None
-        self._ident: int | None = None
+        self._ident: list[int] = []
 
     @property
     def inside(self) -> bool:
         """Whether the caller is the thread: it must not wait for itself."""
-        return threading.get_ident() == self._ident
+        return threading.get_ident() in self._ident
 
     def next(self, draw: Callable[[], Any]) -> Any:
         """Return the oldest sample of the queue, when others have been ordered; what went wrong in the thread is raised here."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "rlbook-prefetch", self._remember)
+            ident = self._ident = []  # the thread must not know this object: it ends when nobody else does
+            self._thread = ThreadPoolExecutor(1, "rlbook-prefetch", lambda: ident.append(threading.get_ident()))
         while len(self.queue) <= self.ahead:
             self.queue.append(self._thread.submit(draw))
         try:
@@ -43,13 +45,24 @@ class Prefetcher:
             self.forget()  # what was ordered with it most likely failed like it
             raise
 
-    def _remember(self) -> None:
-        self._ident = threading.get_ident()
-
     def settle(self) -> None:
         """Wait until all samples of the queue are drawn."""
         if not self.inside:
             wait(tuple(self.queue))
+
+    @contextmanager
+    def settled(self, lock: Any) -> Iterator[None]:
+        """Take the lock at a moment when no draw of the queue waits for it, whoever else is sampling."""
+        while True:
+            self.settle()
+            lock.acquire()
+            if self.inside or all(future.done() for future in tuple(self.queue)):
+                break
+            lock.release()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def forget(self) -> None:
         """Drop the queue."""

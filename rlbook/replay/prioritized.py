@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ class PriorityBase(Sampler):
         self._written: list[Rows] = []
 
     @abstractmethod
-    def enter(self, rows: Tensor, priority: Tensor) -> None:
+    def enter(self, rows: Tensor, priority: Any) -> None:
         """Set the priorities ``[B]``, before the exponent, of rows ``[B]``; raise SpecError where one is not finite."""
 
     def on_write(self, rows: Rows) -> None:
@@ -52,7 +53,7 @@ class PriorityBase(Sampler):
         if self._written:
             rows = torch.cat([index_of(part) for part in self._written])
             self._written = []
-            self.enter(rows, torch.full((len(rows),), self.highest, dtype=torch.float64))
+            self.enter(rows, np.full(len(rows), self.highest))
 
     def update_priority(self, rows: Tensor, priority: Tensor) -> None:
         """Set the priorities of rows ``[B]`` to ``|priority| [B]``, such as TD errors; of a row given twice the last counts."""
@@ -61,17 +62,18 @@ class PriorityBase(Sampler):
             raise SpecError(explain("priority", want, str(list(priority.shape)), fix))
         if not priority.numel():
             return
-        priority = priority.detach().abs()
+        values = abs(light(priority.detach()))
         self.settle()
-        self.enter(rows, priority)
-        self.highest = max(self.highest, float(priority.max()))
+        self.enter(rows, values)
+        self.highest = max(self.highest, float(values.max()))
 
     def clear(self) -> None:
         self.highest, self._written = 1.0, []
 
     def weights(self, probability: Tensor, least: float) -> Leaves:
         """Return the importance weights of rows with these probabilities ``[B]``, the smallest of all being ``least``."""
-        return {keys.WEIGHT: (probability / least).pow_(-self.beta).float()}
+        weight = (light(probability) / least) ** -self.beta
+        return {keys.WEIGHT: torch.as_tensor(weight).float()}
 
     def state_dict(self) -> dict[str, Any]:
         self.settle()
@@ -119,14 +121,15 @@ class PrioritizedSampler(PriorityBase):
 
     def bind(self, capacity: int) -> None:
         self.tree = SumTree(capacity, device=self.device)
+        super().bind(capacity)
 
     def sample(self, buffer: ReplayBuffer, batch_size: int) -> tuple[Tensor, Leaves]:
         self.settle()
-        rows = self.tree.sample(torch.rand(batch_size, dtype=torch.float64, generator=buffer.generator))
-        return rows, self.weights(self.tree[rows], float(self.tree.min))
+        rows, priority = self.tree.draw(torch.rand(batch_size, dtype=torch.float64, generator=buffer.generator))
+        return rows, self.weights(priority, self.tree.min)
 
-    def enter(self, rows: Tensor, priority: Tensor) -> None:
-        self.tree.update(rows, (priority + self.eps) ** self.alpha)
+    def enter(self, rows: Tensor, priority: Any) -> None:
+        self.tree.update(rows, torch.as_tensor((priority + self.eps) ** self.alpha))
 
     def priority(self, rows: Tensor) -> Tensor:
         """Return ``p_i`` of rows ``[B]``."""
@@ -170,7 +173,7 @@ class RankSampler(PriorityBase):
     def bind(self, capacity: int) -> None:
         self.values = torch.full((capacity,), -1.0, dtype=torch.float64)  # -1: no row
         self.mass = torch.arange(1, capacity + 1, dtype=torch.float64).pow_(-self.alpha).cumsum_(0)
-        self.forget()
+        super().bind(capacity)
 
     def forget(self) -> None:
         """Forget the order."""
@@ -191,11 +194,12 @@ class RankSampler(PriorityBase):
         probability = (rank + 1.0).double().pow_(-self.alpha)
         return self.order[rank], self.weights(probability, float(count) ** -self.alpha)
 
-    def enter(self, rows: Tensor, priority: Tensor) -> None:
-        if not torch.isfinite(priority).all():
-            got = f"{int((~torch.isfinite(priority)).sum())} of {len(priority)} that are not"
+    def enter(self, rows: Tensor, priority: Any) -> None:
+        new = torch.as_tensor(priority).to(self.values)
+        if not torch.isfinite(new).all():
+            got = f"{int((~torch.isfinite(new)).sum())} of {len(new)} that are not"
             raise SpecError(explain("priority", "finite", got, "A NaN or infinite one often is a loss that diverged"))
-        self.values[rows.cpu()] = priority.to(self.values)
+        self.values[rows.cpu()] = new
         self.changed += len(rows)
 
     def priority(self, rows: Tensor) -> Tensor:
@@ -217,6 +221,14 @@ class RankSampler(PriorityBase):
         return {**super().state_dict(), "values": self.values, "order": self.order, "changed": self.changed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state["values"].shape != self.values.shape:
+            got, fix = f"of {len(state['values'])}", "Load them into a buffer of the capacity that they were saved from"
+            raise ConfigError(explain("Saved priorities", f"of {len(self.values)} rows", got, fix))
         super().load_state_dict(state)
         self.values.copy_(state["values"])
         self.order, self.changed = state["order"], state["changed"]
+
+
+def light(x: Tensor) -> Any:
+    """Return a tensor as an array on a CPU: arithmetic on a few hundred numbers costs a third there."""
+    return x.numpy() if x.device.type == "cpu" and x.dtype is not torch.bfloat16 else x

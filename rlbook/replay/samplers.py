@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, MissingKeyError, explain
+from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
 from rlbook.typing import Key, Leaves
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class Sampler(ABC):
     def sample(self, buffer: ReplayBuffer, batch_size: int) -> tuple[Tensor, Leaves]:
         """Return rows, int64 ``[*]``, and entries to add to the batch, ``[*, ...]``."""
 
-    def bind(self, capacity: int) -> None:  # noqa: B027
-        """Learn how many rows there are."""
+    def bind(self, capacity: int) -> None:
+        """Serve a buffer of so many rows, and no other any more."""
+        self.clear()
 
     def on_write(self, rows: Rows) -> None:  # noqa: B027  uniform sampling keeps nothing
         """Hear of rows that were (over)written."""
@@ -153,6 +154,9 @@ class StalenessSampler(Sampler):
                 got = f"the keys {sorted(map(keys.pretty, buffer.storage.keys))}"
                 want, fix = f"rows with {keys.pretty(self.version_key)!r}", "Let the policy write its version"
                 raise MissingKeyError(explain("A StalenessSampler's buffer", want, got, fix))
+            if versions.ndim > 1:
+                got, fix = f"{list(versions.shape[1:])} per row", "Store it without a trailing dimension"
+                raise SpecError(explain(keys.pretty(self.version_key), "one number per row", got, fix))
             self._fresh = (versions >= self.version - self.max_staleness).nonzero().squeeze(-1)
             self._known = (self.version, buffer.writer.total)
         if not len(self._fresh):

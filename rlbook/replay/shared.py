@@ -131,10 +131,6 @@ class SharedReplayBuffer(ReplayBuffer):
     __len__ = in_turn(ReplayBuffer.__len__)
     __repr__ = in_turn(ReplayBuffer.__repr__)
 
-    def __iter__(self) -> Iterator[Any]:
-        for rows in self.in_order().split(self.batch_size or 1):
-            yield self[rows]
-
     def __reduce__(self) -> Any:
         return join, (self.storage, self.batch_size, self.device)
 

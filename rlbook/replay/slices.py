@@ -242,6 +242,7 @@ class SliceSampler(SequenceSampler):
     def bind(self, capacity: int) -> None:
         if self.sampler is not None:
             self.sampler.bind(capacity)
+        super().bind(capacity)
 
     def forget(self) -> None:
         super().forget()

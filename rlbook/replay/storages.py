@@ -109,6 +109,13 @@ class Table:
     def __post_init__(self) -> None:
         self._scalars = [key for key, shape in zip(self.keys, self.shapes, strict=True) if not shape]
         self._arrays = [(key, tuple(shape)) for key, shape in zip(self.keys, self.shapes, strict=True) if len(shape) > 1]
+        self._array = self.data.numpy() if self.data.device.type == "cpu" and has_array(self.data.dtype) else None
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Copy the rows ``[*]``, ``[*, width]``."""
+        if self._array is None or rows.ndim != 1:
+            return take(self.data, rows)
+        return torch.from_numpy(self._array.take(rows.numpy(), 0))  # a fifth faster than index_select
 
 
 class TensorStorage(Storage):
@@ -214,7 +221,7 @@ class TensorStorage(Storage):
             if value.shape != (*batch, *shape) or value.dtype != dtype:
                 want, got = f"{dtype} {[*batch, *shape]}", f"{value.dtype} {list(value.shape)}"
                 raise SpecError(explain(keys.pretty(key), want, got, _SAME))
-            packed[key] = value if dims == 1 else value[None] if dims == 0 else value.swapaxes(0, 1).reshape(-1, *shape)
+            packed[key] = value if dims == 1 else value[None] if dims == 0 else value.swapaxes(0, 1).reshape(prod(batch), *shape)
         if len(packed) < len(leaves) and self.in_keys is None:
             more = sorted(keys.pretty(key) for key in leaves if key not in packed)
             fix = "Name the entries to keep: TensorStorage(capacity, in_keys=[...])"
@@ -231,7 +238,7 @@ class TensorStorage(Storage):
     def read(self, rows: Tensor, extra: Leaves | None = None) -> TensorDict:
         leaves = {key: take(column, rows) for key, column in self._alone.items()}
         for table in self._tables:
-            leaves |= fields(table, take(table.data, rows))
+            leaves |= fields(table, table.take(rows))
         if extra:
             leaves |= extra if self._as_array else {key: value.to(self.device) for key, value in extra.items()}
         return wrap(leaves, rows.shape)
@@ -248,14 +255,19 @@ class TensorStorage(Storage):
         return {"columns": {key: column[:size] for key, column in self.columns.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        layout, size = self.described(state)
-        check_size(size, self.capacity)
+        layout = self.admit(state)
         if layout and not self.keys:
             self._make(layout)
-        if layout and layout != self.layout:
-            raise SpecError(explain("Rows to load", f"of the entries {self.layout}", str(layout), _SAME))
         for key, value in state["columns"].items():
             self.columns[key][: len(value)].copy_(value)
+
+    def admit(self, state: Mapping[str, Any]) -> Layout:
+        """Return which entries a state has; raise, before anything is changed, if its rows do not fit."""
+        layout, size = self.described(state)
+        check_size(size, self.capacity)
+        if layout and self.keys and layout != self.layout:
+            raise SpecError(explain("Rows to load", f"of the entries {self.layout}", str(layout), _SAME))
+        return layout
 
     def described(self, state: Mapping[str, Any]) -> tuple[Layout, int]:
         """Return which entries a state has, and how many rows."""
@@ -341,6 +353,8 @@ def as_tensor(key: Key, value: Any) -> Tensor:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         fix = "Keep other objects in a ListStorage, or leave them out: TensorStorage(capacity, in_keys=[...])"
+        if isinstance(value, Mapping):
+            fix = 'Name what is nested by its path, as in {("next", "reward"): 1.0}, or pass a TensorDict'
         raise SpecError(explain(keys.pretty(key), "numbers", type(value).__name__, fix)) from error
 
 

@@ -19,7 +19,7 @@ from rlbook.typing import DeviceLike
 TreeBackend: TypeAlias = Literal["auto", "numba", "numpy", "torch"]
 
 FAN_OUT = 16  # children of a node: few levels, of two cache lines each. Change it in _tree_kernels.py too
-TOP = 4096  # nodes of the top level at most: as many as are quickly added up
+TOP = 512  # nodes of the top level at most: as many as are quickly added up
 LARGEST = 1e200  # a larger priority is refused, so that no sum can overflow
 
 
@@ -28,14 +28,14 @@ class SumTree:
 
     Lay the priorities end to end, each row an interval as long as its priority. A uniform point, a *mass* in ``[0, total)``, then
     falls on row ``i`` with probability ``p_i / total``. Finding that row by adding up a million priorities is slow, so every 16
-    neighbours have a parent that holds their sum, every 16 parents one of their own, up to a top level of at most 4096 nodes::
+    neighbours have a parent that holds their sum, every 16 parents one of their own, up to a top level of at most 512 nodes::
 
         top      |          9          |          6        | ...    mass 11 is in the second node: 11 - 9 = 2 is left
         leaves   | 1 | 0 | 5 | 3 | ...  | 2 | 4 | 0 | ...            ... of which its first child takes 2: row 17
 
     ``find`` adds up the top level (once after each update), looks where the mass falls, subtracts what lies before that node, and
     goes on among its 16 children. ``update`` writes leaves and recomputes the nodes above them from *all their children*. Adding
-    differences instead would be quicker and let rounding errors grow for ever; so a node depends on the present leaves only,
+    differences instead would let rounding errors grow for ever; so a node depends on the present leaves only,
     whatever came before. A second tree of the same shape holds minima instead of sums, for the importance weights.
 
     Nodes are float64: a sum of a million float32 numbers is off by more than a small priority, and rows would be drawn for their
@@ -72,7 +72,6 @@ class SumTree:
         self._lows = torch.full_like(self._sums, torch.inf)
         self._nodes = _nodes(self._sums, self._lows, starts, self.backend)
         self._edges: Any = None
-        self._strata = torch.arange(0, device=self.device)
 
     # ---- priorities ----------------------------------------------------------------------------------------------------------
     def update(self, rows: Tensor, priorities: Tensor | float) -> None:
@@ -104,7 +103,7 @@ class SumTree:
         """Return the priorities of rows ``[*]``, float64 ``[*]``."""
         rows = self._as_rows(rows)
         self._check_rows(rows)
-        return self._sums[rows]
+        return self._sums.take(rows)
 
     @property
     def total(self) -> float:
@@ -161,12 +160,21 @@ class SumTree:
         Raises:
             ConfigError, SpecError: see :meth:`find`.
         """
-        if not stratified:
-            return self.find(uniforms * self.total)
-        parts = len(uniforms)
-        if parts != len(self._strata):
-            self._strata = torch.arange(parts, device=self.device)
-        return self.find((self._strata + uniforms).mul_(self.total / max(parts, 1)))
+        return self.draw(uniforms, stratified)[0]
+
+    def draw(self, uniforms: Tensor, stratified: bool = True) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`sample` does, and the priorities of those rows, float64 ``[B]``."""
+        if self.backend == "numba" and uniforms.ndim == 1 and uniforms.dtype is torch.float64:  # all of it in one kernel
+            rows, priorities = np.empty(len(uniforms), np.int64), np.empty(len(uniforms))
+            memory = self._nodes.flat_sums, self._nodes.starts
+            if _load_kernels().draw(*memory, uniforms.numpy(), stratified, _ROUNDING, rows, priorities):
+                return torch.from_numpy(rows), torch.from_numpy(priorities)
+        mass = uniforms * self.total
+        if stratified:
+            parts = len(uniforms)
+            mass = (torch.arange(parts, device=self.device) + uniforms) * (self.total / max(parts, 1))
+        rows = self.find(mass)
+        return rows, self._sums.take(rows)
 
     # ---- keeping -------------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -215,9 +223,9 @@ class SumTree:
         return rows.to(self.device).contiguous()
 
     def _check_rows(self, rows: Tensor) -> None:
-        wrong = (rows < 0) | (rows >= self.capacity)
-        if wrong.any():
-            got = str(rows[wrong][0].item())
+        low, high = (int(x) for x in rows.aminmax()) if rows.numel() else (0, 0)
+        if low < 0 or high >= self.capacity:
+            got = str(low if low < 0 else high)
             raise SpecError(explain("rows", f"in [0, capacity={self.capacity})", got, "Count rows as batch['index'] does"))
 
 

@@ -33,8 +33,8 @@ class Writer(ABC):
         self.total = self.size = 0
 
     def bind(self, capacity: int) -> None:
-        """Learn how many rows there are."""
-        self.capacity = capacity
+        """Serve a buffer of so many rows, and no other any more."""
+        self.capacity, self.total, self.size = capacity, 0, 0
 
     @abstractmethod
     def place(self, batch: Any, count: int, streams: int) -> Iterator[tuple[Rows, Rows]]:
@@ -73,6 +73,10 @@ class RingWriter(Writer):
     in_order = True
     streams = 0  # unknown until the first data
     rows = 0  # in use: whole steps only
+
+    def bind(self, capacity: int) -> None:
+        super().bind(capacity)
+        self.streams = self.rows = 0
 
     def place(self, batch: Any, count: int, streams: int) -> Iterator[tuple[Rows, Rows]]:
         if streams != self.streams:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from torch.testing import assert_close
 
 from rlbook import CartPole, GymEnv
-from rlbook.datasets import DownloadError, Minari, record, to_minari
+from rlbook.datasets import Dataset, DownloadError, Minari, record, to_minari, trajectory, write_dataset
 from rlbook.datasets.minari import write_value
 from rlbook.datasets.spaces import from_json, to_json
 from rlbook.errors import ConfigError, MissingExtraError, SpecError
@@ -163,6 +163,13 @@ def test_rlbook_reads_back_what_it_wrote(folders, tmp_path):
     assert again.action_spec == env.action_spec
     for key in again.storage.keys:
         assert torch.equal(again[:][key], data[:][key])
+
+
+def test_an_episode_without_an_end_is_refused_not_dropped(folders, tmp_path):
+    still = np.zeros(2)
+    write_dataset(tmp_path / "open", [trajectory(np.arange(3.0), still, still, still, still)], 2, {"id": "open"})
+    with pytest.raises(ConfigError, match="one that ends with an episode; got 2 rows after it"):
+        to_minari(Dataset(tmp_path / "open"), "test/open-v0")
 
 
 def test_a_dataset_in_the_arrow_format(folders):

@@ -236,6 +236,14 @@ def test_the_ratio_is_that_of_the_bytes():
     assert "none yet" in repr(buffer)
 
 
+def test_a_wrong_count_of_bytes():
+    buffer = ReplayBuffer(CompressedStorage(5))
+    buffer.extend(Film(1, 2, "zero", 0).play(3))
+    buffer.storage._bytes += 1
+    with pytest.raises(ConfigError, match=r"The count of bytes must be \d+, those of the pictures"):
+        buffer.check_valid()
+
+
 @pytest.mark.parametrize("level", [0, 10, "best"])
 def test_a_bad_level(level):
     with pytest.raises(ConfigError, match=r"level must be in \[1, 9\]"):

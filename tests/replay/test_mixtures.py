@@ -8,7 +8,7 @@ from replay.test_samplers import numbered
 from torch.testing import assert_close
 
 from rlbook.errors import ConfigError
-from rlbook.replay import MixedBuffer, PrioritizedSampler, ReplayBuffer
+from rlbook.replay import MixedBuffer, PrioritizedSampler, ReplayBuffer, SliceSampler
 
 
 def buffers(**second):
@@ -60,3 +60,20 @@ def test_what_does_not_fit_is_explained():
         MixedBuffer(buffers()).sample()
     with pytest.raises(ConfigError, match="filled"):
         MixedBuffer([*buffers(), ReplayBuffer(10)], batch_size=3).sample()
+
+
+def test_priorities_of_slices_find_their_buffer():
+    both = [ReplayBuffer(20, sampler=SliceSampler(3, sampler=PrioritizedSampler(alpha=1.0)), seed=seed) for seed in (0, 1)]
+    for buffer in both:
+        buffer.extend(numbered(0, 10))
+    mixed = MixedBuffer(both, batch_size=4)
+    rows = mixed.sample()["index"]
+    for priority in (torch.tensor([2.0, 2, 5, 5]), torch.tensor([3.0, 3, 6, 6]).unsqueeze(-1).expand(4, 3)):
+        mixed.update_priority(rows, priority)
+        for buffer, first, value in ((both[0], rows[:2, 0], priority[0]), (both[1], rows[2:, 0] - 20, priority[2])):
+            assert_close(buffer.sampler.priority(first), value.max().double().expand(2), atol=1e-5, rtol=0)
+
+
+def test_a_bad_batch_size_is_explained():
+    with pytest.raises(ConfigError, match=r"batch_size must be a positive integer; got 2\.5"):
+        MixedBuffer(buffers()).sample(2.5)

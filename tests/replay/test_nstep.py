@@ -100,3 +100,13 @@ def test_rows_without_reward_are_explained():
     buffer.extend(TensorDict({"observation": torch.rand(4)}, [4]))
     with pytest.raises(MissingKeyError, match=r"Rows must be with next.reward; got \['observation'\]"):
         buffer.sample(2)
+
+
+def test_integer_rewards_are_summed_as_numbers():
+    """Rewards 3, 3: with gamma 1/2 and n = 2 that is 3 + 3/2, then 3; the discounts are 1/4 and 1/2."""
+    buffer = ReplayBuffer(8)
+    after = {"observation": torch.arange(1.0, 3), "reward": torch.tensor([3, 3]), "done": torch.zeros(2, dtype=torch.bool)}
+    buffer.extend(TensorDict({"observation": torch.arange(2.0), "next": after}, [2]))
+    batch = NStep(2, 0.5)(buffer[:], torch.arange(2), buffer)
+    assert_close(batch["next", "reward"], torch.tensor([4.5, 3.0]))
+    assert_close(batch["discount"], torch.tensor([0.25, 0.5]))

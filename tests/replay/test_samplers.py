@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 from torch.testing import assert_close
 
-from rlbook.errors import ConfigError, MissingKeyError
+from rlbook.errors import ConfigError, MissingKeyError, SpecError
 from rlbook.replay import ReplayBuffer, StalenessSampler, UniformSampler, WithoutReplacementSampler
 
 
@@ -107,6 +107,10 @@ def test_staleness_needs_versions():
     buffer = ReplayBuffer(30, sampler=StalenessSampler(1))
     buffer.extend(numbered(0, 3))
     with pytest.raises(MissingKeyError, match="policy_version"):
+        buffer.sample(1)
+    buffer = ReplayBuffer(30, sampler=StalenessSampler(1))
+    buffer.extend(numbered(0, 3, policy_version=torch.zeros(3, 1)))
+    with pytest.raises(SpecError, match=r"policy_version must be one number per row; got \[1\] per row"):
         buffer.sample(1)
     with pytest.raises(ConfigError, match="max_staleness"):
         StalenessSampler(-1)

@@ -65,6 +65,9 @@ class Listener(UniformSampler):
         self.heard: list[int] = []
         self.cleared = 0
 
+    def bind(self, capacity):
+        """Count what happens later only."""
+
     def on_write(self, rows):
         self.heard += torch.arange(10_000)[rows].tolist()
 

@@ -273,3 +273,15 @@ def test_objects_that_only_code_can_load_are_refused(tmp_path):
     buffer.save(tmp_path)
     with pytest.raises(ConfigError, match=r"tensors and plain objects; got .*cannot be loaded without running code"):
         ReplayBuffer(ListStorage(6)).load(tmp_path)
+
+
+def test_an_entry_without_elements_is_kept():
+    buffer = ReplayBuffer(8)
+    buffer.extend(TensorDict({"nothing": torch.zeros(2, 3, 0), "number": torch.arange(6).view(2, 3)}, [2, 3]))
+    assert buffer[:]["nothing"].shape == (6, 0)
+    assert buffer[:]["number"].tolist() == [0, 3, 1, 4, 2, 5]
+
+
+def test_a_nested_dictionary_is_explained():
+    with pytest.raises(SpecError, match=r"next must be numbers; got dict. Name what is nested by its path"):
+        ReplayBuffer(8).add({"observation": np.zeros(3), "next": {"reward": 1.0}})

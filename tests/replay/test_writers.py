@@ -99,6 +99,15 @@ def test_every_row_stays_with_the_same_probability(pieces):
     assert 30 < chi_square < 100  # 59 degrees of freedom, of which 6 are bound: mean 54, deviation 10
 
 
+def test_the_only_row_of_a_reservoir():
+    counts = torch.zeros(3)
+    for seed in range(900):
+        buffer = ReplayBuffer(1, writer=ReservoirWriter(seed))
+        buffer.extend({"number": torch.arange(3)}, batch_size=(3,))
+        counts[buffer[0]["number"]] += 1
+    assert ((counts - 300).abs() < 60).all()  # a deviation is 14
+
+
 def test_a_reservoir_is_reproducible_and_saved():
     def fill(buffer: ReplayBuffer, *numbers: int) -> list[int]:
         buffer.extend({"number": torch.arange(*numbers)}, batch_size=(numbers[1] - numbers[0],))
