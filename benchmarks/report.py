@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.harness import Outcome, Settings
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "tensordict", "gymnasium", "numpy", "numba", "mujoco", "torchrl", "stable-baselines3")
+PACKAGES = ("torch", "tensordict", "gymnasium", "numpy", "numba", "mujoco", "torchrl", "stable-baselines3", "cpprb", "tianshou")
 
 
 def machine() -> dict[str, Any]:

@@ -94,7 +94,8 @@ class PrioritizedSampler(PriorityBase):
 
     Args:
         alpha: 0 is uniform, 1 fully proportional.
-        beta: how far importance weights correct for it: 0 not, 1 fully; anneal it to 1.
+        beta: how far importance weights correct for it: 0 not, 1 fully; anneal it to 1. Weights are relative to that of the
+            least probable row of all: a row with hardly any error makes those of the others small, unless ``eps`` is raised.
         eps: keeps rows without error in play.
         device: where the tree lives: where the TD errors are computed is fastest.
 

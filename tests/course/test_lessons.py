@@ -12,8 +12,9 @@ from rlbook.course import all_exercises, all_questions, check
 from rlbook.course.check import examine
 
 ROOT = Path(__file__).parents[2]
-LESSONS = sorted((ROOT / "notebooks").glob("*.py"))
 CHECK = re.compile(r'^(\w+) = check\("(\w+)", (\w+)\)$', re.MULTILINE)
+TUTORIALS = [path for path in (ROOT / "tutorials").glob("*.py") if CHECK.search(path.read_text())]  # those with exercises
+LESSONS = sorted([*(ROOT / "notebooks").glob("*.py"), *TUTORIALS])
 ASK = re.compile(r'^ask\("(.+)"\)$', re.MULTILINE)
 SOLUTION = re.compile(r"<details><summary><b>Solution</b></summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 STUB = r"^def {name}\(.*?(?=^\S|\Z)"
