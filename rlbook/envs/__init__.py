@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from rlbook.envs.libs.gym import GymEnv
     from rlbook.envs.loop import Loop
     from rlbook.envs.make import make_env
-    from rlbook.envs.native import CartPole, GridWorld, NativeEnv, Pendulum
+    from rlbook.envs.native import (
+        CartPole,
+        GridWorld,
+        NativeEnv,
+        Pendulum,
+        ProbeAction,
+        ProbeBoth,
+        ProbeConstant,
+        ProbeDelay,
+        ProbeObservation,
+        ProbeTimeout,
+    )
 
 _HOMES = {
     "CartPole": "native.cartpole",
@@ -19,11 +30,33 @@ _HOMES = {
     "Loop": "loop",
     "NativeEnv": "native.base",
     "Pendulum": "native.pendulum",
+    "ProbeAction": "native.probes",
+    "ProbeBoth": "native.probes",
+    "ProbeConstant": "native.probes",
+    "ProbeDelay": "native.probes",
+    "ProbeObservation": "native.probes",
+    "ProbeTimeout": "native.probes",
     "check_env": "check",
     "make_env": "make",
 }
 
-__all__ = ["CartPole", "Env", "GridWorld", "GymEnv", "Loop", "NativeEnv", "Pendulum", "check_env", "make_env"]
+__all__ = [
+    "CartPole",
+    "Env",
+    "GridWorld",
+    "GymEnv",
+    "Loop",
+    "NativeEnv",
+    "Pendulum",
+    "ProbeAction",
+    "ProbeBoth",
+    "ProbeConstant",
+    "ProbeDelay",
+    "ProbeObservation",
+    "ProbeTimeout",
+    "check_env",
+    "make_env",
+]
 
 
 def __getattr__(name: str) -> Any:
