@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlbook.errors import ConfigError, SpecError, explain
 
-FLAGS = ("terminated", "done")
+FLAGS = ("terminated", "done", "greedy")
 
 
 def check_aligned(**tensors: Tensor) -> None:
@@ -31,11 +31,25 @@ def check_time(reward: Tensor) -> None:
         raise SpecError(explain("reward", "[*, T], with time last", describe(reward), fix))
 
 
-def check_fraction(**fractions: float) -> None:
-    """Raise ConfigError unless every number is in [0, 1]."""
+def check_fraction(**fractions: float | Tensor) -> None:
+    """Raise ConfigError unless every number is in [0, 1]; a tensor is not looked at, as compiled code cannot branch on it."""
     for name, x in fractions.items():
-        if not 0.0 <= x <= 1.0:
+        if not isinstance(x, Tensor) and not 0.0 <= x <= 1.0:
             raise ConfigError(explain(name, "in [0, 1]", repr(x), f"Pass for example {name}=0.95"))
+
+
+def check_factor(reward: Tensor, **factors: float | Tensor) -> None:
+    """Raise unless every factor is a number in [0, 1] or a tensor, one for all or one per step, that broadcasts to the reward."""
+    for name, x in factors.items():
+        if not isinstance(x, Tensor):
+            check_fraction(**{name: x})
+        elif x.ndim and not broadcasts(x, reward):
+            raise SpecError(_explain_shape(name, x, "reward", reward))
+
+
+def broadcasts(x: Tensor, like: Tensor) -> bool:
+    """Return whether ``x`` broadcasts to the shape of ``like`` without enlarging it."""
+    return x.ndim <= like.ndim and all(m in (1, n) for m, n in zip(reversed(x.shape), reversed(like.shape), strict=False))
 
 
 def check_positive(**numbers: float | Tensor) -> None:
