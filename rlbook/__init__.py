@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 _NAMES = {
     "collectors": ("Collector",),
     "course": ("check",),
-    "envs": ("CartPole", "Env", "GridWorld", "GymEnv", "Pendulum", "check_env"),
-    "estimators": ("GAE",),
-    "losses": ("PPOLoss", "compile_update"),
-    "modules": ("MLP", "Actor", "ValueHead"),
+    "envs": ("CartPole", "Catch", "Env", "GridWorld", "GymEnv", "LQR", "Pendulum", "TMaze", "check_env"),
+    "estimators": ("GAE", "TD0", "TDLambda", "VTrace"),
+    "losses": ("DQNLoss", "HardUpdate", "PPOLoss", "SACLoss", "SoftUpdate", "compile_update"),
+    "modules": ("MLP", "Actor", "QValueActor", "QValueHead", "ValueHead", "ensemble", "make_actor", "make_qvalue", "make_value"),
     "replay": (
         "HER",
         "MemmapStorage",
@@ -78,18 +78,34 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook import typing as typing
     from rlbook.collectors import Collector as Collector
     from rlbook.course import check as check
+    from rlbook.envs import LQR as LQR
     from rlbook.envs import CartPole as CartPole
+    from rlbook.envs import Catch as Catch
     from rlbook.envs import Env as Env
     from rlbook.envs import GridWorld as GridWorld
     from rlbook.envs import GymEnv as GymEnv
     from rlbook.envs import Pendulum as Pendulum
+    from rlbook.envs import TMaze as TMaze
     from rlbook.envs import check_env as check_env
     from rlbook.estimators import GAE as GAE
+    from rlbook.estimators import TD0 as TD0
+    from rlbook.estimators import TDLambda as TDLambda
+    from rlbook.estimators import VTrace as VTrace
+    from rlbook.losses import DQNLoss as DQNLoss
+    from rlbook.losses import HardUpdate as HardUpdate
     from rlbook.losses import PPOLoss as PPOLoss
+    from rlbook.losses import SACLoss as SACLoss
+    from rlbook.losses import SoftUpdate as SoftUpdate
     from rlbook.losses import compile_update as compile_update
     from rlbook.modules import MLP as MLP
     from rlbook.modules import Actor as Actor
+    from rlbook.modules import QValueActor as QValueActor
+    from rlbook.modules import QValueHead as QValueHead
     from rlbook.modules import ValueHead as ValueHead
+    from rlbook.modules import ensemble as ensemble
+    from rlbook.modules import make_actor as make_actor
+    from rlbook.modules import make_qvalue as make_qvalue
+    from rlbook.modules import make_value as make_value
     from rlbook.replay import HER as HER
     from rlbook.replay import MemmapStorage as MemmapStorage
     from rlbook.replay import MixedBuffer as MixedBuffer

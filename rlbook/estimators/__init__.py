@@ -1,5 +1,8 @@
 """Estimators of returns and advantages: TensorDict shells over :mod:`rlbook.functional`."""
 
+from rlbook.estimators.base import Estimator
 from rlbook.estimators.gae import GAE
+from rlbook.estimators.td import TD0, TDLambda
+from rlbook.estimators.vtrace import VTrace
 
-__all__ = ["GAE"]
+__all__ = ["GAE", "TD0", "Estimator", "TDLambda", "VTrace"]
