@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -27,16 +28,22 @@ def main(argv: list[str] | None = None) -> int:
         recipe = recipes.add_parser(name, help=(agent.__doc__ or "").splitlines()[0])
         recipe.add_argument("env", nargs="?", default=config.env, help="a Gymnasium id or the name of a native environment")
         recipe.add_argument("--threads", type=int, default=1, help="threads of torch; small networks are fastest with 1")
+        recipe.add_argument("--save", metavar="FILE", help="write a checkpoint there every minute, and at the end")
+        recipe.add_argument("--resume", action="store_true", help="go on from the checkpoint of --save, if there is one")
         _add_fields(recipe, config)
     arguments = vars(parser.parse_args(argv))
     torch.set_num_threads(arguments.pop("threads"))
     agent_class, config_class = RECIPES[arguments.pop("recipe")]
     arguments.pop("command")
+    save, resume = arguments.pop("save"), arguments.pop("resume")
+    if resume and not save:
+        parser.error("--resume goes on from the file of --save: give both")
     try:
         config = config_class(**arguments)
         agent = agent_class(config)
+        begun = _begin(agent, save) if resume else 0
         start = time.perf_counter()
-        last = _progress(agent.train(), config.total_frames)
+        last = _progress(_saving(agent, save) if save else agent.train(), config.total_frames)
     except RLBookError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -44,11 +51,35 @@ def main(argv: list[str] | None = None) -> int:
         print("\nStopped.", file=sys.stderr)
         return 130
     seconds = time.perf_counter() - start
-    print(
-        f"{config.env}: {last['frames']} frames in {seconds:.1f} s ({last['frames'] / seconds:,.0f} frames/s), seed {config.seed}"
-    )
+    if not last:
+        print(f"{config.env}: nothing left to do after {begun} frames. Train longer with --total-frames.")
+        return 0
+    frames = last["frames"] - begun
+    print(f"{config.env}: {frames} frames in {seconds:.1f} s ({frames / seconds:,.0f} frames/s), seed {config.seed}")
     print(f"score: {_score(last, ' over the last 100 training episodes')}")
     return 0
+
+
+SAVE_SECONDS = 60.0
+
+
+def _begin(agent: Any, path: str) -> int:
+    """Go on from a checkpoint if there is one; return how many frames it has."""
+    if not os.path.exists(path):
+        print(f"{path} is not there yet: a new run.", file=sys.stderr)
+        return 0
+    return agent.load(path).frames
+
+
+def _saving(agent: Any, path: str) -> Iterator[dict[str, float]]:
+    """Train, and write a checkpoint every minute and at the end."""
+    saved = time.monotonic()
+    for metrics in agent.train():
+        if time.monotonic() - saved > SAVE_SECONDS:
+            agent.save(path)
+            saved = time.monotonic()
+        yield metrics
+    agent.save(path)
 
 
 def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:

@@ -73,6 +73,37 @@ def test_a_wrong_command_shows_the_usage(arguments, capsys):
     assert "usage: python -m rlbook" in capsys.readouterr().err
 
 
+def test_saves_and_resumes(tmp_path, capsys):
+    save = ["--save", str(tmp_path / "run.pt")]
+    assert main(["train", "ppo", "CartPole", "--total-frames", "512", "--epochs", "1", *save, "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert "run.pt is not there yet: a new run." in captured.err
+    longer = ["train", "ppo", "CartPole", "--total-frames", "768", "--epochs", "1", *save, "--resume"]
+    assert main(longer) == 0
+    captured = capsys.readouterr()
+    assert "CartPole: 256 frames in" in captured.out  # what this call added
+    assert "      768 frames" in captured.err
+    assert "not there" not in captured.err
+    assert main(longer) == 0
+    assert "nothing left to do after 768 frames" in capsys.readouterr().out
+    assert main([*longer, "--lr", "0.5"]) == 2
+    assert "ConfigError: The settings of a continued run must be {'lr': 0.001}" in capsys.readouterr().err
+
+
+def test_saves_now_and_then(tmp_path, monkeypatch):
+    saves = []
+    monkeypatch.setattr("rlbook.__main__.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("rlbook.recipes.ppo.PPO.save", lambda agent, path: saves.append(agent.frames))
+    assert main(["train", "ppo", "CartPole", *SHORT, "--save", str(tmp_path / "run.pt")]) == 0
+    assert saves == [256, 512, 512]
+
+
+def test_resuming_needs_a_file(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "ppo", "CartPole", "--resume"])
+    assert "--resume goes on from the file of --save: give both" in capsys.readouterr().err
+
+
 def test_stopping_is_no_error(capsys, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt

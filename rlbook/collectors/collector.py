@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -76,8 +76,8 @@ class Collector:
         self.env, self.policy = env, policy
         self.frames_per_batch, self.total_frames = frames_per_batch, total_frames
         self.frames = 0
-        native = isinstance(getattr(env, "base_env", env), NativeEnv)
-        make = Loop if not compile else CompiledLoop if native else CompiledPolicyLoop
+        self._native = isinstance(getattr(env, "base_env", env), NativeEnv)
+        make = Loop if not compile else CompiledLoop if self._native else CompiledPolicyLoop
         self._loop = make(env, policy, frames_per_batch // env.num_envs, check)
 
     def collect(self) -> TensorDict:
@@ -85,6 +85,29 @@ class Collector:
         data = self._loop.run()
         self.frames += self.frames_per_batch
         return data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many frames there were, what transforms have learnt, and where a native environment is."""
+        state: dict[str, Any] = {"frames": self.frames, "seed": self.env._seed_value, "drawn": self.env._actions_drawn}
+        state["learnt"] = [env.transform.state_dict() for env in _transformed(self.env)]
+        if self._native:
+            env: Any = self.env
+            state["env"], state["root"] = env.state.to_dict(), self._loop.root
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned; any other environment than a native one begins new episodes there."""
+        env: Any = self.env
+        self.frames = state["frames"]
+        for outer, learnt in zip(_transformed(env), state["learnt"], strict=True):
+            outer.transform.load_state_dict(learnt)
+        if not self._native:  # other episodes than those of the beginning
+            return env.seed((state["seed"] + self.frames) % 2**32)
+        env.seed(state["seed"])
+        env._actions_drawn = state["drawn"]
+        env.set_state(TensorDict(state["env"], env.batch_size, env.device))
+        if state["root"] is not None:
+            self._loop.continue_from(state["root"])
 
     def __iter__(self) -> Iterator[TensorDict]:
         while self.total_frames is None or self.frames < self.total_frames:
@@ -98,6 +121,13 @@ class Collector:
     def __repr__(self) -> str:
         end = self.total_frames or "endless"
         return f"Collector({type(self.env).__name__}, frames={self.frames}/{end}, {self.frames_per_batch} per batch)"
+
+
+def _transformed(env: Any) -> Iterator[Any]:
+    """Yield the transformed environments from the outermost to the innermost."""
+    while hasattr(env, "transform"):
+        yield env
+        env = env.env
 
 
 class CompiledPolicyLoop(Loop):

@@ -60,6 +60,17 @@ class Loop:
                 break
         return self._finish(t + 1)
 
+    @property
+    def root(self) -> Leaves | None:
+        """The observations that the next rollout begins with, ``[*batch, ...]``; None if it begins with a reset."""
+        return self._roots[self._at] if self.env._driver is self._token else None
+
+    def continue_from(self, root: Leaves) -> None:
+        """Let the next rollout begin with ``root``, the observations of the state that the environment is in."""
+        for key, row in self._roots[0].items():
+            row.copy_(root[key])
+        self._at, self.env._driver = 0, self._token
+
     def _begin(self) -> None:
         """Put the current root into row 0: the end of the last rollout, or a reset if anything else has moved the environment."""
         self.env._check_open()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,9 +13,8 @@ from rlbook.estimators import GAE
 from rlbook.functional import explained_variance
 from rlbook.losses import PPOLoss, compile_update
 from rlbook.modules import make_actor, make_value
+from rlbook.recipes.base import Recipe
 from rlbook.replay import minibatches
-from rlbook.seeding import seed_everything
-from rlbook.trainers.evaluate import EpisodeReturns
 
 
 @dataclass
@@ -63,7 +61,7 @@ class PPOConfig:
     """Compile the gradient step and the collecting: some 10 to 40 s at the start, faster from then on."""
 
 
-class PPO:
+class PPO(Recipe):
     """Proximal policy optimisation (Schulman et al. 2017).
 
     Args:
@@ -78,8 +76,7 @@ class PPO:
     """
 
     def __init__(self, config: PPOConfig):
-        seed_everything(config.seed)
-        self.config = config
+        super().__init__(config)
         self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
         self.actor = make_actor(self.env, num_cells=config.num_cells)
         self.value = make_value(self.env, num_cells=config.num_cells)
@@ -88,26 +85,29 @@ class PPO:
         )
         self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr, eps=1e-5)
         self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
+        self.estimator = GAE(self.value, config.gamma, config.gae_lambda)
+        self.collector = Collector(
+            self.env,
+            self.actor,
+            frames_per_batch=config.frames_per_batch,
+            total_frames=config.total_frames,
+            compile=config.compile,
+        )
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect, estimate, update; yield the metrics of each round."""
         config = self.config
-        estimator = GAE(self.value, config.gamma, config.gae_lambda)
-        size, total = config.frames_per_batch, config.total_frames
-        collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total, compile=config.compile)
-        finished, returns = EpisodeReturns(), deque(maxlen=100)
-        for data in collector:
+        for data in self.collector:
             if config.anneal:
-                left = 1 - (collector.frames - size) / total
+                left = 1 - (self.frames - config.frames_per_batch) / config.total_frames
                 self.optimizer.param_groups[0]["lr"] = config.lr * left
                 self.loss_fn.clip_eps = config.clip_eps * left
-            data = estimator(data)
+            data = self.estimator(data)
             for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
                 metrics = self.update(batch)
-            returns.extend(finished(data))
-            score = sum(returns) / len(returns) if returns else float("nan")
+            score = self.episodes(data)
             explained = explained_variance(data["state_value"], data["value_target"]).item()
             losses = {name: value.item() for name, value in metrics.items()}
-            yield {"frames": collector.frames, "episode_reward": score, "explained_variance": explained, **losses}
-            if config.stop_at is not None and len(returns) == 100 and score >= config.stop_at:
+            yield {"frames": self.frames, "episode_reward": score, "explained_variance": explained, **losses}
+            if self.solved:
                 return

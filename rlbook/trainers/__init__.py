@@ -1,13 +1,17 @@
 """Running and judging training."""
 
-from rlbook.trainers.evaluate import EpisodeReturns, evaluate
+from rlbook.trainers.checkpoint import load_checkpoint, save_checkpoint
+from rlbook.trainers.evaluate import EpisodeReturns, EpisodeScore, evaluate
 from rlbook.trainers.offline_evaluation import FittedQ, OfflineEvaluation, evaluate_offline, fitted_q_evaluation
 
 __all__ = [
     "EpisodeReturns",
+    "EpisodeScore",
     "FittedQ",
     "OfflineEvaluation",
     "evaluate",
     "evaluate_offline",
     "fitted_q_evaluation",
+    "load_checkpoint",
+    "save_checkpoint",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,6 +44,65 @@ class EpisodeReturns:
             before[i] = total[t, i]
         self._running = total[-1] - before
         return returns
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums of the episodes under way."""
+        return {"running": self._running}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self._running = state["running"]
+
+    def drop(self) -> None:
+        """Forget the episodes under way: they will not be finished."""
+        self._running = 0.0
+
+
+class EpisodeScore:
+    """The mean return of the last ``window`` episodes of training.
+
+    Where rewards were changed on their way (scaled, normalised) a :class:`~rlbook.transforms.RewardSum` before that keeps the
+    environment's own sums in ``episode_reward``, and those count; otherwise the rewards of a rollout are added up here.
+
+    Args:
+        window: how many episodes.
+
+    Attributes:
+        returns: their returns, oldest first.
+    """
+
+    def __init__(self, window: int = 100):
+        self.finished, self.returns = EpisodeReturns(), deque[float](maxlen=window)
+
+    def __call__(self, data: TensorDictBase) -> float:
+        """Take the next rollout ``[*, T]``; return the mean, NaN before the first episode has ended."""
+        nxt: Any = data[keys.NEXT]
+        if nxt.get(keys.EPISODE_RETURN, None) is None:
+            self.returns.extend(self.finished(data))
+        else:
+            sums, done = (nxt[key].movedim(-1, 0) for key in (keys.EPISODE_RETURN, keys.DONE))
+            self.returns.extend(sums[done].tolist())
+        return self.mean
+
+    @property
+    def mean(self) -> float:
+        """The mean of what there is."""
+        return sum(self.returns) / len(self.returns) if self.returns else float("nan")
+
+    @property
+    def full(self) -> bool:
+        """Whether ``window`` episodes have ended."""
+        return len(self.returns) == self.returns.maxlen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the returns, and the sums of the episodes under way."""
+        return {"returns": list(self.returns), "finished": self.finished.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.returns.clear()
+        self.returns.extend(state["returns"])
+        self.finished.load_state_dict(state["finished"])
 
 
 def evaluate(env: Env, policy: Any, episodes: int = 100, *, max_steps: int = 100_000, seed: int | None = None) -> Tensor:

@@ -1,0 +1,111 @@
+"""What all recipes share: a config, checkpoints and the score. The algorithms are in the other files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from rlbook.collectors import Collector
+from rlbook.errors import ConfigError, explain
+from rlbook.seeding import seed_everything
+from rlbook.trainers.checkpoint import load_checkpoint, parts_of, random_state, save_checkpoint, set_random_state
+from rlbook.trainers.evaluate import EpisodeScore
+
+MAY_CHANGE = ("total_frames", "stop_at", "device", "compile")
+"""Settings that a continued run may change. What is annealed to zero at ``total_frames`` then falls to zero at the new one."""
+
+
+class Recipe(ABC):
+    """An algorithm that can be saved between two rounds of ``train()`` and go on later, in another process.
+
+    A subclass calls ``super().__init__(config)`` first, for it seeds everything, then makes its parts *as attributes*: the
+    collector, the loss, optimizers, a replay buffer. All attributes with a ``state_dict`` are saved (those in a list as well), and
+    all plain numbers. ``train()`` keeps nothing from a round to the next but these, and takes schedules from ``self.frames``.
+
+    On native environments a continued run equals the uninterrupted one bit for bit (with ``compile=True``, to rounding). The
+    state of a Gymnasium environment cannot be saved: there the episodes under way are dropped, and new ones begin.
+
+    Args:
+        config: the settings, a dataclass with at least ``seed``, ``total_frames`` and ``stop_at``.
+
+    Attributes:
+        collector: where the data come from.
+        episodes: takes each rollout, returns the mean return of the last 100 training episodes.
+    """
+
+    collector: Collector
+
+    def __init__(self, config: Any):
+        seed_everything(config.seed)
+        self.config = config
+        self.episodes = EpisodeScore()
+
+    @abstractmethod
+    def train(self) -> Iterator[dict[str, float]]:
+        """Collect and update until ``total_frames``; yield the metrics of each round: ``frames``, ``episode_reward``, losses."""
+
+    @property
+    def frames(self) -> int:
+        """Environment steps so far."""
+        return self.collector.frames
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last 100 episodes have reached ``stop_at``."""
+        goal = self.config.stop_at
+        return goal is not None and self.episodes.full and self.episodes.mean >= goal
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on; tensors may be views of what training changes."""
+        return {
+            "recipe": type(self).__name__,
+            "config": asdict(self.config),
+            "parts": {name: part.state_dict() for name, part in parts_of(self).items()},
+            "numbers": {name: value for name, value in vars(self).items() if isinstance(value, int | float)},
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned.
+
+        Raises:
+            ConfigError: it is of another recipe, or of other settings than this one (but for :data:`MAY_CHANGE`).
+        """
+        self._check_same(state)
+        for name, part in parts_of(self).items():
+            part.load_state_dict(state["parts"][name])
+        if "env" not in state["parts"]["collector"]:
+            self.episodes.finished.drop()
+        vars(self).update(state["numbers"])
+        set_random_state(state["random"])
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file, which appears when it is whole. Call it between two rounds of ``train()``."""
+        save_checkpoint(path, self.state_dict())
+
+    def load(self, path: str | Path) -> Self:
+        """Take back what :meth:`save` wrote; ``train()`` then goes on from there. Return the recipe itself.
+
+        Raises:
+            ConfigError: there is no such file, or see :meth:`load_state_dict`.
+        """
+        self.load_state_dict(load_checkpoint(path))
+        return self
+
+    def _check_same(self, state: Mapping[str, Any]) -> None:
+        name, want = type(self).__name__, asdict(self.config)
+        if state["recipe"] != name:
+            fix = f"Make a {state['recipe']} and load it there"
+            raise ConfigError(explain("A checkpoint to load", f"one of {name}", f"one of {state['recipe']}", fix))
+        other = {key: value for key, value in state["config"].items() if key not in MAY_CHANGE and value != want.get(key)}
+        if other:
+            mine = {key: want.get(key) for key in other}
+            fix = "Continue with the settings that the run began with"
+            raise ConfigError(explain("The settings of a continued run", f"{other}", f"{mine}", fix))
+        if set(state["parts"]) != set(parts_of(self)):
+            got, fix = f"{sorted(state['parts'])}", "Load it with the version of rlbook that wrote it"
+            raise ConfigError(explain("A checkpoint's parts", f"{sorted(parts_of(self))}", got, fix))
