@@ -22,7 +22,7 @@ class Recipe(ABC):
     """An algorithm that can be saved between two rounds of ``train()`` and go on later, in another process.
 
     A subclass calls ``super().__init__(config)`` first, for it seeds everything, then makes its parts *as attributes*: the
-    collector, the loss, optimizers, a replay buffer. All attributes with a ``state_dict`` are saved (those in a list as well), and
+    collector, the loss, optimizers, a replay buffer. All attributes with a ``state_dict`` are saved (those in a list too), and
     all plain numbers. ``train()`` keeps nothing from a round to the next but these, and takes schedules from ``self.frames``.
 
     On native environments a continued run equals the uninterrupted one bit for bit (with ``compile=True``, to rounding). The
