@@ -59,6 +59,15 @@ def check_positive(**numbers: float | Tensor) -> None:
             raise ConfigError(explain(name, "positive", repr(x), f"Pass for example {name}=1"))
 
 
+def check_interval(x: Tensor, level: float, rows: str = "Episodes") -> int:
+    """Return how many rows there are; raise ConfigError unless they and the level make an interval."""
+    if len(x) < 2:
+        raise ConfigError(explain(f"{rows} for an interval", "at least 2", str(len(x)), f"Collect more {rows.lower()}"))
+    if not 0 < level < 1:
+        raise ConfigError(explain("level", "in (0, 1)", repr(level), "Pass for example level=0.95"))
+    return len(x)
+
+
 def describe(x: Tensor) -> str:
     return f"{x.dtype} {list(x.shape)}"
 

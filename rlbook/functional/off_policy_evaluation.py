@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rlbook.errors import ConfigError, SpecError, explain
-from rlbook.functional._checks import check_aligned, check_fraction, describe
+from rlbook.functional._checks import check_aligned, check_fraction, check_interval, describe
 
 _BLOCK = 2**20  # how many draws a bootstrap holds at once
 
@@ -251,7 +251,7 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), eq. 14.10, 14.14 and 14.15.
     """
-    count = _check_level(contributions.numerator, level)
+    count = check_interval(contributions.numerator, level)
     if resamples < 1:
         raise ConfigError(explain("resamples", "positive", repr(resamples), "Pass for example resamples=1000"))
     both = torch.cat(contributions, -1)
@@ -287,7 +287,7 @@ def student_t_interval(contributions: Contributions, level: float = 0.95) -> tup
     Source: Thomas, Theocharous and Ghavamzadeh, High Confidence Policy Improvement (2015); Owen, Monte Carlo Theory, Methods
     and Examples (2013), chapter 9, for ratios.
     """
-    count = _check_level(contributions.numerator, level)
+    count = check_interval(contributions.numerator, level)
     numerator, denominator = contributions
     ratio = numerator.mean(0) / denominator.mean(0)
     influence = ((numerator - ratio * denominator) / denominator.mean(0)).sum(-1)  # what an episode moves the estimate, times E
@@ -315,7 +315,7 @@ def empirical_bernstein_interval(x: Tensor, low: float, high: float, level: floa
 
     Source: Maurer and Pontil, Empirical Bernstein Bounds and Sample Variance Penalization (2009), theorem 4.
     """
-    _check_level(x, level)
+    check_interval(x, level)
     if not bool(((x >= low) & (x <= high)).all()):
         fix = "Give bounds of a return times a ratio, or take high_confidence_lower_bound, which clips"
         got = f"from {float(x.min()):.4g} to {float(x.max()):.4g}"
@@ -342,7 +342,7 @@ def high_confidence_lower_bound(x: Tensor, clip: float, level: float = 0.95) -> 
 
     Source: Thomas, Theocharous and Ghavamzadeh, High-Confidence Off-Policy Evaluation (2015), theorem 1 with equal thresholds.
     """
-    _check_level(x, level)
+    check_interval(x, level)
     if not clip > 0 or not bool((x >= 0).all()):
         fix = "Shift the rewards so that no return is negative, and give a positive clip"
         raise ConfigError(explain("x and clip", "not negative and positive", f"{float(x.min()):.4g} and {clip}", fix))
@@ -409,15 +409,6 @@ def _bernstein_radius(x: Tensor, width: float, delta: float) -> Tensor:
     """Return how far the mean of numbers in an interval of ``width`` may lie below that of ``x``, but for a chance ``delta``."""
     log = math.log(2 / delta)
     return (2 * x.var() * log / len(x)).sqrt() + 7 * width * log / (3 * (len(x) - 1))
-
-
-def _check_level(x: Tensor, level: float) -> int:
-    """Return how many episodes there are; raise ConfigError unless they and the level make an interval."""
-    if len(x) < 2:
-        raise ConfigError(explain("Episodes for an interval", "at least 2", str(len(x)), "Collect more episodes"))
-    if not 0 < level < 1:
-        raise ConfigError(explain("level", "in (0, 1)", repr(level), "Pass for example level=0.95"))
-    return len(x)
 
 
 def _check_mask(mask: Tensor) -> None:
