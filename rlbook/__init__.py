@@ -17,7 +17,21 @@ _NAMES = {
     "envs": ("CartPole", "Catch", "Env", "GridWorld", "GymEnv", "LQR", "Pendulum", "TMaze", "check_env"),
     "estimators": ("GAE", "TD0", "TDLambda", "VTrace"),
     "losses": ("DQNLoss", "HardUpdate", "PPOLoss", "SACLoss", "SoftUpdate", "compile_update"),
-    "modules": ("MLP", "Actor", "QValueActor", "QValueHead", "ValueHead", "ensemble", "make_actor", "make_qvalue", "make_value"),
+    "modules": (
+        "MLP",
+        "Actor",
+        "AdditiveGaussian",
+        "EpsilonGreedy",
+        "OrnsteinUhlenbeck",
+        "QValueActor",
+        "QValueHead",
+        "RandomWarmup",
+        "ValueHead",
+        "ensemble",
+        "make_actor",
+        "make_qvalue",
+        "make_value",
+    ),
     "replay": (
         "HER",
         "MemmapStorage",
@@ -99,8 +113,12 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.losses import compile_update as compile_update
     from rlbook.modules import MLP as MLP
     from rlbook.modules import Actor as Actor
+    from rlbook.modules import AdditiveGaussian as AdditiveGaussian
+    from rlbook.modules import EpsilonGreedy as EpsilonGreedy
+    from rlbook.modules import OrnsteinUhlenbeck as OrnsteinUhlenbeck
     from rlbook.modules import QValueActor as QValueActor
     from rlbook.modules import QValueHead as QValueHead
+    from rlbook.modules import RandomWarmup as RandomWarmup
     from rlbook.modules import ValueHead as ValueHead
     from rlbook.modules import ensemble as ensemble
     from rlbook.modules import make_actor as make_actor
