@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from rlbook.envs.loop import Loop
     from rlbook.envs.make import make_env
     from rlbook.envs.native import (
+        LQR,
         CartPole,
+        Catch,
         GridWorld,
         NativeEnv,
         Pendulum,
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
         ProbeDelay,
         ProbeObservation,
         ProbeTimeout,
+        TMaze,
     )
 
 _HOMES = {
     "CartPole": "native.cartpole",
+    "Catch": "native.catch",
     "Env": "base",
     "GridWorld": "native.gridworld",
     "GymEnv": "libs.gym",
+    "LQR": "native.lqr",
     "Loop": "loop",
     "NativeEnv": "native.base",
     "Pendulum": "native.pendulum",
@@ -36,12 +41,15 @@ _HOMES = {
     "ProbeDelay": "native.probes",
     "ProbeObservation": "native.probes",
     "ProbeTimeout": "native.probes",
+    "TMaze": "native.tmaze",
     "check_env": "check",
     "make_env": "make",
 }
 
 __all__ = [
+    "LQR",
     "CartPole",
+    "Catch",
     "Env",
     "GridWorld",
     "GymEnv",
@@ -54,6 +62,7 @@ __all__ = [
     "ProbeDelay",
     "ProbeObservation",
     "ProbeTimeout",
+    "TMaze",
     "check_env",
     "make_env",
 ]

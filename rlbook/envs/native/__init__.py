@@ -2,12 +2,17 @@
 
 from rlbook.envs.native.base import NativeEnv
 from rlbook.envs.native.cartpole import CartPole
+from rlbook.envs.native.catch import Catch
 from rlbook.envs.native.gridworld import GridWorld, TransitionModel
+from rlbook.envs.native.lqr import LQR
 from rlbook.envs.native.pendulum import Pendulum
 from rlbook.envs.native.probes import ProbeAction, ProbeBoth, ProbeConstant, ProbeDelay, ProbeObservation, ProbeTimeout
+from rlbook.envs.native.tmaze import TMaze
 
 __all__ = [
+    "LQR",
     "CartPole",
+    "Catch",
     "GridWorld",
     "NativeEnv",
     "Pendulum",
@@ -17,5 +22,6 @@ __all__ = [
     "ProbeDelay",
     "ProbeObservation",
     "ProbeTimeout",
+    "TMaze",
     "TransitionModel",
 ]
