@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rlbook import keys
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
+from rlbook.losses.targets import copy_to_targets
 from rlbook.typing import Key
+
+Terms = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""The loss terms (named ``loss_*``, scalars) and the diagnostics (scalars, or one number per row)."""
 
 
 class Loss(nn.Module):
     """A module from a batch to its loss terms.
 
     ``loss_fn(batch)`` returns a TensorDict with one ``loss_*`` entry per term, detached diagnostics, and ``loss``: the sum of the
-    terms. The gradient of each term reaches only the modules that it trains, so one ``loss_fn(batch)["loss"].backward()`` is
-    right with any number of optimizers.
+    terms. The gradient of each term reaches only the modules that it trains, as the table :attr:`trains` says, so one
+    ``loss_fn(batch)["loss"].backward()`` is right with any number of optimizers.
 
     Hyper-parameters set through :meth:`hyper` are 0-dimensional buffers: ``loss_fn.clip_eps = 0.1`` takes effect at once, in
-    compiled code as well.
+    compiled code as well. Random numbers come from :meth:`draw`, before the terms are computed: compiled and eager code see the
+    same ones.
     """
+
+    trains: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """The gradient-routing table: each term, and the modules (or parameters) of the loss that its gradient reaches."""
+
+    optional_keys: ClassVar[tuple[Key, ...]] = ()
+    """Entries that are read where a batch has them, such as the weights of prioritized replay."""
+
+    _only: Collection[str] | None = None
+    _noisy: list[Any] | None = None
+    _sized = False
 
     @property
     @abstractmethod
@@ -32,29 +48,74 @@ class Loss(nn.Module):
         """The entries of a batch that this loss reads."""
 
     @abstractmethod
-    def terms(self, batch: TensorDictBase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the loss terms (named ``loss_*``, scalars) and the diagnostics (scalars)."""
+    def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
+        """Return the loss terms and the diagnostics of a batch; ``noise`` is what :meth:`draw` returned."""
 
-    def forward(self, batch: TensorDictBase) -> TensorDict:
+    def draw(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Draw the random numbers that the terms of a batch need; none by default."""
+        return {}
+
+    def forward(
+        self, batch: TensorDictBase, noise: Mapping[str, Tensor] | None = None, only: Collection[str] | None = None
+    ) -> TensorDict:
         """Compute all terms of a batch ``[*]``.
+
+        Args:
+            batch: the entries that :attr:`in_keys` lists.
+            noise: random numbers as from :meth:`draw`; drawn here by default.
+            only: these terms and no others, where a loss has parts that can be left out.
 
         Raises:
             MissingKeyError: the batch lacks one of ``in_keys``.
             SpecError: a number per step has a trailing dimension.
         """
-        return TensorDict(self.compute(batch), [])
+        return TensorDict(self.compute(batch, noise, only), [])
 
-    def compute(self, batch: TensorDictBase) -> dict[str, Tensor]:
+    def compute(
+        self, batch: TensorDictBase, noise: Mapping[str, Tensor] | None = None, only: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
         """Return what :meth:`forward` does as a plain dictionary, which costs less to make."""
         if not torch.compiler.is_compiling():
             self.check_batch(batch)
-        terms, diagnostics = self.terms(batch)
+            if not self._sized:
+                self._materialise(batch)
+        if noise is None:
+            noise = self.prepare(batch)
+        self._only = only
+        terms, diagnostics = self.terms(batch, noise)
+        if only is not None:
+            terms = {name: value for name, value in terms.items() if name in only}
         detached = {name: value.detach() for name, value in diagnostics.items()}
         return {**terms, **detached, keys.LOSS: torch.stack(tuple(terms.values())).sum()}
 
+    def wants(self, term: str) -> bool:
+        """Say whether a term is asked for: what only others need can be left out."""
+        return self._only is None or term in self._only
+
+    def prepare(self, batch: TensorDictBase) -> dict[str, Tensor]:
+        """Draw what a step needs: :meth:`draw`, and new noise for noisy layers."""
+        if self._noisy is None:
+            self._noisy = [module for module in self.modules() if hasattr(module, "resample")]
+        for module in self._noisy:
+            module.resample()
+        return self.draw(batch)
+
+    @torch.no_grad()
+    def _materialise(self, batch: TensorDictBase) -> None:
+        """Let lazy layers find their sizes; targets then start as copies, as they do otherwise."""
+        if any(is_lazy(parameter) for parameter in self.parameters()):
+            self._only = None
+            self.terms(batch, self.draw(batch))
+            copy_to_targets(self)
+        self._sized = True
+
+    def reads(self, batch: TensorDictBase) -> tuple[Key, ...]:
+        """Return the entries of a batch that this loss reads: :attr:`in_keys`, and of :attr:`optional_keys` those there are."""
+        return (*self.in_keys, *(key for key in self.optional_keys if batch.get(key, None) is not None))
+
     def check_batch(self, batch: TensorDictBase) -> None:
         """Raise where an entry that this loss reads is missing, or is a number per step with a trailing 1."""
-        in_keys = self.in_keys
+        in_keys = self.reads(batch)
         for key, value in zip(in_keys, read(batch, in_keys, self), strict=True):
             if key in PER_STEP and value.shape != batch.batch_size:
                 want, got = f"of shape {list(batch.batch_size)}", f"{list(value.shape)}"
@@ -63,11 +124,15 @@ class Loss(nn.Module):
 
     def hyper(self, **values: float) -> None:
         """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device."""
-        device = next((parameter.device for parameter in self.parameters()), None)
         for name, value in values.items():
             if not isinstance(value, int | float) or value != value:
                 raise ConfigError(explain(name, "a number", repr(value), f"Pass for example {name}=0.1"))
-            self.register_buffer(name, torch.tensor(float(value), device=device))
+            self.register_buffer(name, torch.tensor(float(value), device=self.device))
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the parameters live; None without any."""
+        return next((parameter.device for parameter in self.parameters()), None)
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)
@@ -88,12 +153,33 @@ def read(batch: TensorDictBase, in_keys: Sequence[Key], loss_fn: Loss) -> list[T
     return values
 
 
+def next_of(in_keys: Sequence[Key]) -> tuple[Key, ...]:
+    """Return the same entries of the next step."""
+    return tuple((keys.NEXT, *keys.as_tuple(key)) for key in in_keys)
+
+
+def unique(*in_keys: Key) -> tuple[Key, ...]:
+    """Return the keys in order, each once."""
+    return tuple(dict.fromkeys(in_keys))
+
+
+def weighted_mean(x: Tensor, batch: TensorDictBase) -> Tensor:
+    """Return the mean of numbers per row, weighted by the batch's ``weight`` where prioritized replay has put one there."""
+    weight = batch.get(keys.WEIGHT, None)
+    return x.mean() if weight is None else (weight.detach() * x).mean()
+
+
 PER_STEP: frozenset[Key] = frozenset(
-    {keys.LOG_PROB, keys.ADVANTAGE, keys.VALUE_TARGET, keys.VALUE, (keys.NEXT, keys.REWARD), (keys.NEXT, keys.DONE)}
+    {
+        *(keys.LOG_PROB, keys.ADVANTAGE, keys.VALUE_TARGET, keys.VALUE, keys.WEIGHT, keys.DISCOUNT),
+        *((keys.NEXT, key) for key in (keys.REWARD, keys.DONE, keys.TERMINATED, keys.TRUNCATED)),
+    }
 )
 
+_ESTIMATE = "Run an estimator on the rollout first: data = GAE(value, gamma=0.99, gae_lambda=0.95)(data)"
+
 MISSING: dict[Key, str] = {
-    keys.ADVANTAGE: "Run an estimator on the rollout first: data = GAE(value, gamma=0.99, gae_lambda=0.95)(data)",
-    keys.VALUE_TARGET: "Run an estimator on the rollout first: data = GAE(value, gamma=0.99, gae_lambda=0.95)(data)",
+    keys.ADVANTAGE: _ESTIMATE,
+    keys.VALUE_TARGET: _ESTIMATE,
     keys.LOG_PROB: "Collect with the actor that is trained: it writes the log-probability of its actions",
 }

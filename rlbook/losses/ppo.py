@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -10,7 +11,7 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import approx_kl, clip_fraction, normalize, ppo_clip_loss
-from rlbook.losses.base import Loss
+from rlbook.losses.base import Loss, Terms
 from rlbook.modules.actor import Actor, ValueHead
 from rlbook.typing import Key
 
@@ -48,6 +49,7 @@ class PPOLoss(Loss):
         >>> loss_fn(GAE(value)(env.rollout(32, actor)))["loss"].backward()
     """
 
+    trains = {"loss_actor": ("actor",), "loss_entropy": ("actor",), "loss_value": ("value",)}
     actor: Actor
     value: ValueHead | None
     clip_eps: Any
@@ -79,7 +81,7 @@ class PPOLoss(Loss):
         value_keys = () if self.value is None else (*self.value.in_keys, keys.VALUE_TARGET)
         return tuple(dict.fromkeys((*self.actor.in_keys, *value_keys, keys.ACTION, keys.LOG_PROB, keys.ADVANTAGE)))
 
-    def terms(self, batch: TensorDictBase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
         advantage = batch[keys.ADVANTAGE]
         if self.normalize_advantage:

@@ -1,8 +1,41 @@
 """Networks, actors and value heads."""
 
 from rlbook.modules.actor import Actor, Greedy, LogStd, ValueHead
+from rlbook.modules.ensemble import Ensemble, ensemble
+from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
 from rlbook.modules.flat import FlatParameters
-from rlbook.modules.make import Features, make_actor, make_value
+from rlbook.modules.make import Features, make_actor, make_qvalue, make_value
 from rlbook.modules.mlp import MLP
+from rlbook.modules.qvalue import QValueActor, QValueHead
+from rlbook.modules.recurrent import GRU, LSTM, Carry, Carrying, Recurrent, warm_up
+from rlbook.modules.value_norm import PopArt, RunningValueNorm
 
-__all__ = ["MLP", "Actor", "Features", "FlatParameters", "Greedy", "LogStd", "ValueHead", "make_actor", "make_value"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "MLP",
+    "Actor",
+    "AdditiveGaussian",
+    "Carry",
+    "Carrying",
+    "Ensemble",
+    "EpsilonGreedy",
+    "Features",
+    "FlatParameters",
+    "Greedy",
+    "LogStd",
+    "OrnsteinUhlenbeck",
+    "PopArt",
+    "QValueActor",
+    "QValueHead",
+    "RandomWarmup",
+    "Recurrent",
+    "RunningValueNorm",
+    "Schedule",
+    "ValueHead",
+    "ensemble",
+    "make_actor",
+    "make_qvalue",
+    "make_value",
+    "warm_up",
+]

@@ -3,39 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rlbook import keys
 from rlbook.distributions import Delta, Distribution, for_spec
 from rlbook.errors import MissingKeyError, SpecError, explain
+from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, state_before
 from rlbook.specs import Bounded, Spec, Unbounded
-from rlbook.typing import DeviceLike, Key, Leaves
+from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
 
-class _Reader(nn.Module):
-    """A module or function of some entries."""
+class Reader(nn.Module):
+    """A module or function of some entries.
+
+    With a :class:`~rlbook.modules.recurrent.Recurrent` network it also reads the state before each step, and where episodes end.
+    """
+
+    role: ClassVar[str] = "net"
+    """What it is to an agent: the state of a recurrent network is the entry ``("recurrent", role)``."""
 
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key]):
         super().__init__()
         self.net = net
-        self.in_keys = tuple(in_keys)
+        self.in_keys = self.obs_keys = tuple(in_keys)
+        self.state_key: Key | None = None
+        if isinstance(net, Recurrent):
+            self.state_key = (keys.RECURRENT, self.role)
+            self.in_keys = (*self.obs_keys, self.state_key, NEXT_DONE)
 
-    def read(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Tensor:
-        """Apply the network to its entries."""
+    def read(self, data: TensorDictBase | Mapping[Key, Tensor], *extra: Tensor, frozen: bool = False) -> Tensor:
+        """Apply the network to its entries, and to further inputs after them.
+
+        With ``frozen`` the weights receive no gradient, while the inputs do: an actor's loss looks through a critic so.
+        """
         try:
-            inputs = [data[key] for key in self.in_keys]
+            inputs = [data[key] for key in self.obs_keys]
+            more = {} if self.state_key is None else state_before(self.net, self.state_key, data)  # type: ignore[arg-type]
         except KeyError as error:
-            missing = [keys.pretty(key) for key in self.in_keys if data.get(key, None) is None]
+            missing = [keys.pretty(key) for key in self.obs_keys if data.get(key, None) is None]
             fix = f"Pass in_keys=... to {type(self).__name__}, naming the entries its network reads"
+            if not missing and self.state_key is not None:
+                missing, fix = [keys.pretty(self.state_key)], "Begin with initial_state(batch_size), go on with what act returns"
             raise MissingKeyError(explain("in_keys", f"among {sorted(map(str, data.keys()))}", f"{missing}", fix)) from error
-        return self.net(*inputs)
+        if frozen and isinstance(self.net, nn.Module):
+            weights = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+            out = functional_call(self.net, weights, (*inputs, *extra), more)
+        else:
+            out = self.net(*inputs, *extra, **more)
+        if self.state_key is None:
+            return out
+        if isinstance(data, Carrying):
+            data[keys.NEXT, *self.state_key] = out[1]
+        return out[0]
+
+    def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
+        """Return the state in which episodes begin, zeros ``[*, layers, size]`` by its key; nothing without a recurrent network."""
+        if self.state_key is None:
+            return {}
+        return {self.state_key: self.net.initial_state(shape).to(device)}  # type: ignore[union-attr]
+
+    def primed(self, td: TensorDictBase) -> TensorDictBase | Carrying:
+        """Return the entries of a step, with the state in which episodes begin where they hold none."""
+        if self.state_key is None or td.get(self.state_key, None) is not None:
+            return td
+        return Carrying.of(td) | self.initial_state(td.batch_size, td.device)
+
+    def carrying(self, leaves: TensorDictBase | Mapping[Key, Tensor]) -> TensorDictBase | Mapping[Key, Tensor]:
+        """Return entries in which a recurrent network can leave its next state; without one these themselves."""
+        return leaves if self.state_key is None else Carrying.of(leaves)
+
+    def carried(self, leaves: TensorDictBase | Mapping[Key, Tensor]) -> Leaves:
+        """Return the next state that was left there, by its key; nothing without a recurrent network."""
+        return {} if self.state_key is None else {self.state_key: leaves[keys.NEXT, *self.state_key]}
+
+    def after(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Tensor:
+        """Return the state of the recurrent network after each step, ``[*, layers, size]``."""
+        inputs = [data[key] for key in self.obs_keys]
+        return self.net.advance(*inputs, **state_before(self.net, self.state_key, data))[1]  # type: ignore[arg-type,union-attr]
 
 
-class Actor(_Reader):
+class Actor(Reader):
     """A policy: a network of the observation whose output parameterises a distribution over actions.
 
     The distribution follows from the action spec: categorical for discrete actions, a tanh-squashed normal for bounded ones (the
@@ -58,6 +110,8 @@ class Actor(_Reader):
         >>> env.rollout(100, actor)["action_log_prob"].shape
         torch.Size([8, 100])
     """
+
+    role = "actor"
 
     def __init__(
         self,
@@ -104,7 +158,7 @@ class Actor(_Reader):
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Sample an action and write it and its log-probability into ``td``."""
-        return td.update(self.act(td))
+        return td.update(self.act(self.primed(td)))
 
     # ---- the hot loop ------------------------------------------------------------------------------------------------------
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor | None:
@@ -117,9 +171,10 @@ class Actor(_Reader):
 
         The log-probability is that of the action as it is stored, so that a loss finds the same one: a ratio begins at exactly 1.
         """
+        leaves = self.carrying(leaves)
         dist = self.dist(leaves)
         action = dist.sample(noise)
-        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action)}
+        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action), **self.carried(leaves)}
 
     @property
     def greedy(self) -> Greedy:
@@ -139,15 +194,19 @@ class Greedy:
 
     def act(self, leaves: Mapping[Key, Tensor], noise: None = None) -> Leaves:
         """Return the mode for each observation."""
-        return {keys.ACTION: self.actor.dist(leaves).mode}
+        leaves = self.actor.carrying(leaves)
+        return {keys.ACTION: self.actor.dist(leaves).mode, **self.actor.carried(leaves)}
 
     def __call__(self, td: TensorDictBase) -> TensorDictBase:
         """Write the mode into ``td``."""
-        td[keys.ACTION] = self.actor.dist(td).mode
-        return td
+        return td.update(self.act(self.actor.primed(td)))
+
+    def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
+        """Return the state in which episodes begin; see :class:`Reader`."""
+        return self.actor.initial_state(shape, device)
 
 
-class ValueHead(_Reader):
+class ValueHead(Reader):
     """A state-value function: a network with one output.
 
     Args:
@@ -158,6 +217,8 @@ class ValueHead(_Reader):
         >>> from rlbook import MLP, ValueHead
         >>> value = ValueHead(MLP(out_features=1))
     """
+
+    role = "value"
 
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key] = (keys.OBSERVATION,)):
         super().__init__(net, in_keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from rlbook import keys
 from rlbook.distributions import for_spec
 from rlbook.errors import SpecError, explain
 from rlbook.modules.actor import Actor, LogStd, ValueHead
+from rlbook.modules.ensemble import ensemble
 from rlbook.modules.mlp import MLP
-from rlbook.specs import Bounded, Categorical, Spec, Unbounded
+from rlbook.modules.qvalue import QValueActor, QValueHead
+from rlbook.specs import Bounded, Categorical, OneHot, Spec, Unbounded
 from rlbook.typing import Key
 
 HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
@@ -51,21 +53,30 @@ def make_actor(
     num_cells: int | Sequence[int] = (64, 64),
     activation: Callable[[], nn.Module] = nn.Tanh,
     in_keys: Sequence[Key] | None = None,
+    std: Literal["constant", "state", "none"] = "constant",
+    orthogonal: bool = True,
 ) -> Actor:
-    """Build the usual on-policy actor for an environment: an MLP, with a state-independent deviation for continuous actions.
+    """Build an actor for an environment: an MLP whose outputs are the parameters of the distribution that suits the actions.
 
     Args:
         env: anything with ``observation_spec`` and ``action_spec``.
         num_cells: units of the hidden layers.
         activation: module class put after each hidden layer.
         in_keys: the observation entries to read; by default all but counters and sums.
+        std: the standard deviation of continuous actions: ``"constant"`` learns one that is the same in every state, as PPO does;
+            ``"state"`` makes it an output of the network, as SAC does; ``"none"`` makes the actor deterministic, as in DDPG.
+        orthogonal: initialise orthogonally, with a small last layer, as on-policy methods do; by PyTorch's default otherwise.
     """
     read, features = _features(env, in_keys)
     spec = env.action_spec
     continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
-    outputs = spec.shape.numel() if continuous else for_spec(spec).num_params(spec)
-    head: list[nn.Module] = [LogStd(outputs)] if continuous else []
-    mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=(HIDDEN_GAIN, ACTOR_GAIN))
+    if not continuous and std != "constant":
+        fix = "Leave std out; for a deterministic policy of discrete actions use make_qvalue"
+        raise SpecError(explain(f"The action spec of an actor with std={std!r}", "continuous", repr(spec), fix))
+    outputs = spec.shape.numel() if continuous and std != "state" else for_spec(spec).num_params(spec)
+    head: list[nn.Module] = [LogStd(outputs)] if continuous and std == "constant" else []
+    gains = (HIDDEN_GAIN, ACTOR_GAIN) if orthogonal else None
+    mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=gains)
     return Actor(_sequence(env, features, mlp, *head), spec, read)
 
 
@@ -75,11 +86,48 @@ def make_value(
     num_cells: int | Sequence[int] = (64, 64),
     activation: Callable[[], nn.Module] = nn.Tanh,
     in_keys: Sequence[Key] | None = None,
+    orthogonal: bool = True,
 ) -> ValueHead:
     """Build a state-value function for an environment; see :func:`make_actor`."""
     read, features = _features(env, in_keys)
-    mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=(HIDDEN_GAIN, VALUE_GAIN))
+    gains = (HIDDEN_GAIN, VALUE_GAIN) if orthogonal else None
+    mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=gains)
     return ValueHead(_sequence(env, features, mlp), read)
+
+
+def make_qvalue(
+    env: Any,
+    *,
+    num_cells: int | Sequence[int] = (256, 256),
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    in_keys: Sequence[Key] | None = None,
+    members: int | None = None,
+) -> Any:
+    """Build action values for an environment.
+
+    Args:
+        env, num_cells, activation, in_keys: see :func:`make_actor`.
+        members: make an ensemble of so many networks; a single one by default.
+
+    Returns:
+        A :class:`~rlbook.modules.QValueActor` where actions are discrete: one output per action. Else a
+        :class:`~rlbook.modules.QValueHead`, whose network reads observation and action.
+    """
+    read, features = _features(env, in_keys)
+    spec = env.action_spec
+    continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
+
+    if not continuous and not isinstance(spec, Categorical | OneHot):
+        fix = "Encode the action as one choice, or use an actor: make_actor(env)"
+        raise SpecError(explain("The action spec of make_qvalue", "Categorical, OneHot or continuous", repr(spec), fix))
+    discrete = isinstance(spec, Categorical | OneHot)
+    inputs, outputs = (features, spec.n) if discrete else (Features([*features.specs, spec]), 1)
+
+    def net() -> nn.Module:
+        return _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation))
+
+    nets = net() if members is None else ensemble(net, members)
+    return QValueHead(nets, read) if continuous else QValueActor(nets, spec, read)
 
 
 BOOKKEEPING = (keys.STEP_COUNT, keys.EPISODE_RETURN)
@@ -102,8 +150,8 @@ def _features(env: Any, in_keys: Sequence[Key] | None) -> tuple[list[Key], Featu
 
 
 def _sequence(env: Any, features: Features, *layers: nn.Module) -> nn.Module:
-    """Chain the layers; a single float vector needs no features layer."""
-    plain = len(features.specs) == 1 and len(features.specs[0].shape) == 1 and features.specs[0].dtype == torch.float32
+    """Chain the layers; float vectors need no features layer, for an MLP joins its inputs itself."""
+    plain = all(len(spec.shape) == 1 and spec.dtype == torch.float32 for spec in features.specs)
     chain = layers if plain else (features, *layers)
     return (chain[0] if len(chain) == 1 else _Chain(*chain)).to(env.device)
 

@@ -61,6 +61,11 @@ class MLP(nn.Sequential):
         if orthogonal is not None and not isinstance(self[0], nn.LazyLinear):
             self._initialise()
 
+    def reset_parameters(self) -> None:
+        """Give the layers, which have been reset already, the orthogonal initialisation if one was asked for."""
+        if self._gains is not None and not isinstance(self[0], nn.LazyLinear):
+            self._initialise()
+
     def _initialise(self) -> None:
         hidden, last = self._gains or (1.0, 1.0)
         linear = [layer for layer in self if isinstance(layer, nn.Linear)]

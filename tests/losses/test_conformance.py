@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from losses.casekit import reshaped
 from losses.cases import CASES, Case
 from tensordict import TensorDict
 from torch.testing import assert_close
@@ -22,7 +23,7 @@ each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def gradients(loss: Loss, term: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    names, parameters = zip(*loss.named_parameters(), strict=True)
+    names, parameters = zip(*[(name, p) for name, p in loss.named_parameters() if p.requires_grad], strict=True)
     return dict(zip(names, torch.autograd.grad(term, parameters, allow_unused=True, retain_graph=True), strict=True))
 
 
@@ -34,7 +35,7 @@ def test_every_loss_has_a_case():
 @pytest.mark.parametrize("name", EXPORTED)
 def test_every_hyper_parameter_has_a_case(name):
     cases = [case for case in CASES.values() if type(case.make()).__name__ == name]
-    declared = {buffer for case in cases for buffer, _ in case.make().named_buffers(recurse=False)}
+    declared = {buffer for case in cases for buffer in case.make()._buffers}
     assert declared == {name for case in cases for name in case.hyper}
 
 
@@ -42,10 +43,10 @@ def test_every_hyper_parameter_has_a_case(name):
 def test_loss_is_the_sum_of_its_terms(case: Case):
     out = case.make()(case.batch())
     terms = {name for name in out.keys() if name.startswith("loss_")}
-    assert terms == set(case.routing)
+    assert terms == case.terms
     assert_close(out["loss"], torch.stack([out[name] for name in terms]).sum())
     for name, value in out.items():
-        assert value.shape == ()
+        assert value.shape == ((12,) if name == "td_error" else ())
         assert value.requires_grad == name.startswith("loss")  # diagnostics are detached
 
 
@@ -53,9 +54,29 @@ def test_loss_is_the_sum_of_its_terms(case: Case):
 def test_each_term_reaches_its_modules_and_no_others(case: Case):
     loss = case.make()
     out = loss(case.batch())
-    for term, modules in case.routing.items():
+    for term in case.terms:
         reached = {name.split(".")[0] for name, grad in gradients(loss, out[term]).items() if grad is not None and grad.any()}
-        assert reached == modules, term
+        assert reached == set(loss.trains[term]), term
+
+
+@each
+def test_a_part_is_what_it_is_in_the_whole(case: Case):
+    loss, batch = case.make(), case.batch()
+    noise = loss.prepare(batch)
+    whole = loss(batch, noise)
+    for term in case.terms:
+        part = loss(batch, noise, {term})
+        assert_close(part[term], whole[term])
+        assert_close(gradients(loss, part[term]), gradients(loss, whole[term]))
+
+
+@each
+def test_the_same_noise_gives_the_same_terms(case: Case):
+    loss, batch = case.make(), case.batch()
+    torch.manual_seed(1)
+    noise = loss.prepare(batch)
+    torch.manual_seed(1)
+    assert_close(dict(loss(batch, noise).items()), dict(loss(batch).items()), rtol=0, atol=0)
 
 
 @each
@@ -88,22 +109,26 @@ def test_a_trailing_one_is_explained(case: Case):
 @each
 def test_reads_its_keys_only(case: Case):
     loss, batch = case.make(), case.batch()
-    assert_close(dict(loss(batch.select(*loss.in_keys)).items()), dict(loss(batch).items()), rtol=0, atol=0)
+    noise = loss.prepare(batch)
+    few = loss(batch.select(*loss.reads(batch)), noise)
+    assert_close(dict(few.items()), dict(loss(batch, noise).items()), rtol=0, atol=0)
 
 
 @each
 def test_any_batch_dimensions(case: Case):
     loss, batch = case.make(), case.batch()
-    assert_close(dict(loss(batch.reshape(3, 4)).items()), dict(loss(batch).items()))
+    noise = loss.prepare(batch)
+    other, same = loss(*reshaped(batch, (3, 4), noise)), loss(batch, noise)
+    assert_close({name: x.flatten() for name, x in other.items()}, {name: x.flatten() for name, x in same.items()})
 
 
 @each
 def test_compiled_equals_eager_and_hyper_parameters_stay_live_in_both(case: Case, quick_compile):
     loss, batch = case.make(), case.batch()
-    compiled = torch.compile(loss, fullgraph=True)
+    compiled, noise = torch.compile(loss, fullgraph=True), loss.prepare(batch)
 
     def both() -> TensorDict:
-        eager, traced = loss(batch), compiled(batch)
+        eager, traced = loss(batch, noise), compiled(batch, noise)
         assert_close(dict(traced.items()), dict(eager.items()), rtol=1e-5, atol=1e-5)
         assert_close(gradients(loss, traced["loss"]), gradients(loss, eager["loss"]), rtol=1e-5, atol=1e-5)
         return eager.detach()

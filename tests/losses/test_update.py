@@ -158,8 +158,8 @@ class Scaled(Loss):
     def in_keys(self):
         return self.inner.in_keys
 
-    def terms(self, batch):
-        terms, diagnostics = self.inner.terms(batch)
+    def terms(self, batch, noise):
+        terms, diagnostics = self.inner.terms(batch, noise)
         return {name: 3 * term for name, term in terms.items()}, diagnostics
 
 
@@ -346,8 +346,8 @@ def test_schedulers_work_without_warnings(compile):  # any warning is an error h
 class Branching(PPOLoss):
     """A loss that looks at its data, which one graph cannot."""
 
-    def terms(self, batch):
-        terms, diagnostics = super().terms(batch)
+    def terms(self, batch, noise):
+        terms, diagnostics = super().terms(batch, noise)
         if terms["loss_actor"] > -1e9:
             diagnostics["branch"] = torch.ones(())
         return terms, diagnostics
