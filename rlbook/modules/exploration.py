@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from tensordict import TensorDictBase
@@ -20,12 +20,13 @@ from typing_extensions import override
 from rlbook import keys
 from rlbook.distributions import for_spec
 from rlbook.errors import ConfigError, SpecError, explain
-from rlbook.functional.scan import reverse_scan
+from rlbook.functional import exploration as F
 from rlbook.specs import Bounded, OneHot, Spec, Unbounded
-from rlbook.typing import DeviceLike, Key, Leaves
+from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
 Number = TypeVar("Number", float, Tensor)
-Kind: TypeAlias = Literal["linear", "exponential", "constant", "step"]
+Kind: TypeAlias = Literal["linear", "exponential", "cosine", "constant", "step"]
+CURVES = {"linear": F.linear_schedule, "exponential": F.exponential_schedule, "cosine": F.cosine_schedule}
 BELOW_ONE = 1 - 2.0**-24
 """The largest float32 below 1."""
 
@@ -39,6 +40,7 @@ class Schedule:
     ============== ====================================
     linear         ``start + p (end - start)``
     exponential    ``start (end / start)^p``
+    cosine         ``end + (start - end) (1 + cos(pi p)) / 2``
     constant       ``start``
     step           ``start`` while ``p < 1``, then ``end``
     ============== ====================================
@@ -65,9 +67,8 @@ class Schedule:
     hold: int = 0
 
     def __post_init__(self):
-        if self.kind not in ("linear", "exponential", "constant", "step"):
-            want = '"linear", "exponential", "constant" or "step"'
-            raise ConfigError(explain("kind", want, repr(self.kind), "Pick one of them"))
+        if self.kind not in get_args(Kind):
+            raise ConfigError(explain("kind", f"one of {', '.join(get_args(Kind))}", repr(self.kind), "Pick one of them"))
         if self.frames < 0 or self.hold < 0:
             raise ConfigError(explain("frames and hold", "at least 0", f"{self.frames} and {self.hold}", "Pass 0 for none"))
         if self.kind == "exponential" and not (self.start > 0 and self.last > 0):
@@ -80,17 +81,13 @@ class Schedule:
         return self.start if self.end is None or self.kind == "constant" else self.end
 
     def __call__(self, frames: Number) -> Number:
-        """Return the value after so many frames: a number for a number, float64 ``[*]`` for a tensor ``[*]``."""
-        x = frames.double() if isinstance(frames, Tensor) else frames
-        start, change, past = self.start, self.last - self.start, x - self.hold
+        """Return the value after so many frames: a number for a number, float ``[*]`` for a tensor ``[*]``."""
+        past = frames - self.hold
         if self.kind == "step" or not self.frames:
             over = past >= self.frames
-            return start + change * (over.double() if isinstance(over, Tensor) else over)  # type: ignore[return-value]
-        done = past / self.frames
-        done = done.clamp(0, 1) if isinstance(done, Tensor) else min(max(done, 0.0), 1.0)
-        if self.kind == "exponential":
-            return start * (self.last / start) ** done  # type: ignore[return-value]
-        return start + change * done  # type: ignore[return-value]
+            return self.start + (self.last - self.start) * (over.float() if isinstance(over, Tensor) else over)  # type: ignore
+        curve = CURVES.get(self.kind, F.linear_schedule)
+        return curve(past, self.start, self.last, self.frames)
 
 
 class Exploration(nn.Module):
@@ -181,6 +178,11 @@ class Exploration(nn.Module):
             return first
         at = self.frames + per_step * torch.arange(shape[0], device=device)
         return self.schedule(at).float().reshape(-1, *(1,) * len(shape))
+
+    def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
+        """Return what the policy remembers when an episode begins: the state of a recurrent network, or nothing."""
+        begin = getattr(self._acting, "initial_state", None)
+        return {} if begin is None else begin(shape, device)
 
     def act(self, leaves: Mapping[Key, Tensor], noise: Tensor) -> Leaves:
         """Return the action to take, and what else the policy returns."""
@@ -433,10 +435,10 @@ class OrnsteinUhlenbeck(AdditiveGaussian):
 
     @override
     def _draw(self, amount: float | Tensor, shape: torch.Size, device: DeviceLike) -> Tensor:
-        kick = torch.randn((*shape, self.spec.shape.numel()), device=device).mul_(amount * math.sqrt(self.dt))
+        kick = torch.randn((*shape, self.spec.shape.numel()), device=device).mul_(amount)
         if self.state.shape != kick.shape[1:]:  # the first step, or another environment
             self.state = torch.zeros_like(kick[0])
-        x = reverse_scan(kick.movedim(0, -1).flip(-1), 1 - self.theta * self.dt, self.state).flip(-1).movedim(-1, 0)
+        x = F.ornstein_uhlenbeck(kick, theta=self.theta * self.dt, sigma=math.sqrt(self.dt), start=self.state)
         self.state.copy_(x[-1])
         return self._scaled(x)
 

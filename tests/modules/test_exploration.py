@@ -60,6 +60,7 @@ def positions(*batch: int) -> dict:
         (Schedule(1.0, 0.2, 20), [1.0, 0.6, 0.2, 0.2, 0.2]),
         (Schedule(1.0, 0.2, 20, hold=10), [1.0, 1.0, 0.6, 0.2, 0.2]),
         (Schedule(1.0, 0.01, 20, "exponential"), [1.0, 0.1, 0.01, 0.01, 0.01]),
+        (Schedule(1.0, 0.0, 40, "cosine"), [1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5, 0.0]),
         (Schedule(0.3, 0.1, 20, "constant"), [0.3] * 5),
         (Schedule(0.3, frames=20), [0.3] * 5),
         (Schedule(1.0, 0.0, 20, "step"), [1.0, 1.0, 0.0, 0.0, 0.0]),
@@ -70,13 +71,13 @@ def positions(*batch: int) -> dict:
 def test_schedules_of_numbers_and_of_tensors(schedule, expected):
     frames = torch.arange(0, 50, 10)
     assert [schedule(float(f)) for f in frames] == pytest.approx(expected)
-    assert_close(schedule(frames.double()), torch.tensor(expected).double())
+    assert_close(schedule(frames), torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"kind": "cosine"}, 'kind must be "linear".*got .cosine.'),
+        ({"kind": "square"}, "kind must be one of linear, .*got .square."),
         ({"frames": -1}, "frames and hold must be at least 0; got -1 and 0"),
         ({"hold": -3}, "frames and hold must be at least 0; got 0 and -3"),
         ({"kind": "exponential", "end": 0.0}, "positive at both ends; got 1.0 to 0.0"),
