@@ -14,7 +14,20 @@ __version__ = "0.1.0"
 _NAMES = {
     "collectors": ("Collector",),
     "course": ("check",),
-    "envs": ("CartPole", "Catch", "Env", "GridWorld", "GymEnv", "LQR", "Pendulum", "TMaze", "check_env"),
+    "envs": (
+        "Acrobot",
+        "CartPole",
+        "Catch",
+        "Env",
+        "GridWorld",
+        "GymEnv",
+        "LQR",
+        "MountainCar",
+        "MountainCarContinuous",
+        "Pendulum",
+        "TMaze",
+        "check_env",
+    ),
     "estimators": ("GAE", "TD0", "TDLambda", "VTrace"),
     "losses": ("DQNLoss", "HardUpdate", "PPOLoss", "SACLoss", "SoftUpdate", "compile_update"),
     "modules": (
@@ -93,11 +106,14 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.collectors import Collector as Collector
     from rlbook.course import check as check
     from rlbook.envs import LQR as LQR
+    from rlbook.envs import Acrobot as Acrobot
     from rlbook.envs import CartPole as CartPole
     from rlbook.envs import Catch as Catch
     from rlbook.envs import Env as Env
     from rlbook.envs import GridWorld as GridWorld
     from rlbook.envs import GymEnv as GymEnv
+    from rlbook.envs import MountainCar as MountainCar
+    from rlbook.envs import MountainCarContinuous as MountainCarContinuous
     from rlbook.envs import Pendulum as Pendulum
     from rlbook.envs import TMaze as TMaze
     from rlbook.envs import check_env as check_env

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from rlbook.envs.make import make_env
     from rlbook.envs.native import (
         LQR,
+        Acrobot,
         CartPole,
         Catch,
         GridWorld,
+        MountainCar,
+        MountainCarContinuous,
         NativeEnv,
         Pendulum,
         ProbeAction,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "Acrobot": "native.acrobot",
     "CartPole": "native.cartpole",
     "Catch": "native.catch",
     "Env": "base",
@@ -33,6 +37,8 @@ _HOMES = {
     "GymEnv": "libs.gym",
     "LQR": "native.lqr",
     "Loop": "loop",
+    "MountainCar": "native.mountain_car",
+    "MountainCarContinuous": "native.mountain_car",
     "NativeEnv": "native.base",
     "Pendulum": "native.pendulum",
     "ProbeAction": "native.probes",
@@ -48,12 +54,15 @@ _HOMES = {
 
 __all__ = [
     "LQR",
+    "Acrobot",
     "CartPole",
     "Catch",
     "Env",
     "GridWorld",
     "GymEnv",
     "Loop",
+    "MountainCar",
+    "MountainCarContinuous",
     "NativeEnv",
     "Pendulum",
     "ProbeAction",
