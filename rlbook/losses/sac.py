@@ -84,7 +84,11 @@ class SACLoss(Loss):
         super().__init__()
         self.actor, self.qvalue, self.target_qvalue = actor, qvalue, target_of(qvalue)
         self.hyper(gamma=gamma, target_entropy=-actor.spec.shape.numel() if target_entropy == "auto" else target_entropy)
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha), device=self.device), requires_grad=learn_alpha)
+        log_alpha = torch.tensor(math.log(alpha), device=self.device)
+        if learn_alpha:
+            self.log_alpha = nn.Parameter(log_alpha)
+        else:
+            self.register_buffer("log_alpha", log_alpha)
 
     @property
     def in_keys(self) -> tuple[Key, ...]:

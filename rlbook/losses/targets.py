@@ -18,8 +18,23 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def target_of(module: M) -> M:
-    """Return a copy of a module that no gradient trains. A loss keeps it under the module's name with ``target_`` before it."""
-    return deepcopy(module).requires_grad_(False)
+    """Return a copy of a module that no gradient trains. A loss keeps it under the module's name with ``target_`` before it.
+
+    Its weights are buffers: ``loss_fn.parameters()`` are those to train, and no more.
+    """
+    target = deepcopy(module).requires_grad_(False)
+    freeze(target)
+    return target
+
+
+def freeze(target: nn.Module) -> None:
+    """Turn the parameters of a target that have a size into buffers of the same names; tied ones stay tied."""
+    made: dict[nn.Parameter, Tensor] = {}
+    for module in target.modules():
+        sized = {name: p for name, p in module._parameters.items() if p is not None and not is_lazy(p)}
+        for name, parameter in sized.items():
+            del module._parameters[name]
+            module.register_buffer(name, made.setdefault(parameter, parameter.detach()))
 
 
 def target_pairs(loss_fn: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
@@ -32,7 +47,8 @@ def target_pairs(loss_fn: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 def copy_to_targets(loss_fn: nn.Module) -> None:
     """Make every target of a loss equal to the module it follows."""
     for module, target in target_pairs(loss_fn):
-        for old, new in zip(_tensors(target), _tensors(module), strict=True):
+        freeze(target)
+        for old, new in following(target, module):
             old.copy_(new)
 
 
@@ -93,9 +109,8 @@ class SoftUpdate:
 
     def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the targets' tensors and those they follow."""
-        pairs = target_pairs(self.loss_fn)
-        targets = [tensor for _, target in pairs for tensor in _tensors(target)]
-        return targets, [tensor for module, _ in pairs for tensor in _tensors(module)]
+        pairs = [pair for module, target in target_pairs(self.loss_fn) for pair in following(target, module)]
+        return [old for old, _ in pairs], [new for _, new in pairs]
 
     def state_dict(self) -> dict[str, int]:
         """Return what to save: how many calls there were."""
@@ -120,7 +135,9 @@ class HardUpdate(SoftUpdate):
         super().__init__(loss_fn, tau=1.0, every=every)
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """The tensors of a module that a target follows: parameters and running statistics."""
-    running = [buffer for name, buffer in module.named_buffers() if name.rpartition(".")[2].startswith("running_")]
-    return [*module.parameters(), *(buffer for buffer in running if buffer.is_floating_point())]
+def following(target: nn.Module, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pair the tensors of a target with those they follow: weights and running statistics."""
+    own = {**dict(target.named_parameters()), **dict(target.named_buffers())}
+    running = {name: x for name, x in module.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    sources = {**dict(module.named_parameters()), **{name: x for name, x in running.items() if x.is_floating_point()}}
+    return [(own[name], source) for name, source in sources.items()]

@@ -18,6 +18,6 @@ CASES: dict[str, Case] = {
         lambda: apart(SACLoss(actor(CONTINUOUS), qvalue(2), alpha=0.3, learn_alpha=False)),
         lambda: transitions(CONTINUOUS),
         {"loss_actor", "loss_value"},
-        {"gamma": (0.5, "loss_value")},
+        {"gamma": (0.5, "loss_value"), "log_alpha": (0.5, "loss_actor")},
     ),
 }

@@ -10,9 +10,9 @@ from rlbook.losses import Loss
 
 def apart(loss: Loss) -> Loss:
     """Move the targets away from what they follow, so that it matters which of the two is read."""
-    for name, parameter in loss.named_parameters():
+    for name, weight in loss.named_buffers():
         if name.startswith("target_"):
-            parameter.data.mul_(1.5)
+            weight.mul_(1.5)
     return loss
 
 

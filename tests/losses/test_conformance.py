@@ -23,7 +23,7 @@ each = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def gradients(loss: Loss, term: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    names, parameters = zip(*[(name, p) for name, p in loss.named_parameters() if p.requires_grad], strict=True)
+    names, parameters = zip(*loss.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(term, parameters, allow_unused=True, retain_graph=True), strict=True))
 
 
