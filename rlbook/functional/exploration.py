@@ -113,8 +113,8 @@ def ornstein_uhlenbeck(
 ) -> Tensor:
     """Return noise that wanders and comes back to 0, from independent noise: ``x_t = (1 - theta) x_{t-1} + sigma n_t``.
 
-    Successive actions then push the same way: over many steps the sum goes ``1 / theta`` times as far. In the long run the standard
-    deviation of ``x`` is ``sigma / sqrt(theta (2 - theta))``, 0.38 with the defaults.
+    Successive actions then push the same way: over many steps the sum goes ``1 / theta`` times as far. In the long run ``x``
+    has the standard deviation ``sigma / sqrt(theta (2 - theta))``, 0.38 with the defaults.
 
     Args:
         noise: standard normal ``n``, floating ``[T, *]``. Time is *first* here, as in the noise a policy draws for a rollout.

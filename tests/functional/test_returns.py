@@ -15,6 +15,8 @@ from rlbook.errors import ConfigError, SpecError
 from rlbook.functional import (
     generalized_advantage,
     n_step_return,
+    q_lambda_return,
+    retrace,
     reward_to_go,
     td0_target,
     td_error,
@@ -53,6 +55,10 @@ def consistent(steps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def without_value(steps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: x for k, x in steps.items() if k != "value"}
+
+
+def as_action_value(steps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return without_value(steps) | {"action_value": steps["value"]}
 
 
 # Three rows: an episode that goes on, one that terminates at step 1 (where next_value means nothing), one truncated there.
@@ -145,6 +151,103 @@ def test_v_trace_golden():
     assert_close(ratio.grad, torch.tensor([0.0, 1.0]))  # the first is clipped; 0.5 * delta_1 for the second
 
 
+def test_q_lambda_golden():
+    reward, next_value = torch.tensor([1.0, 2.0, 4.0], requires_grad=True), torch.tensor([2.0, 4.0, 8.0], requires_grad=True)
+    go_on, greedy = torch.zeros(3, dtype=torch.bool), torch.tensor([True, False, True])
+    peng = q_lambda_return(reward, next_value, go_on, go_on, 0.5, 0.5)
+    watkins = q_lambda_return(reward, next_value, go_on, go_on, 0.5, 0.5, greedy=greedy)
+    # Watkins: G2 = 4 + 0.5 * 8 = 8; G1 = 2 + 0.25 * 4 + 0.25 * 8 = 5, as a_2 is greedy; G0 = 1 + 0.5 * 2 = 2, as a_1 is not.
+    # Peng goes on: G0 = 1 + 0.25 * 2 + 0.25 * 5
+    assert_close(watkins, torch.tensor([2.0, 5.0, 8.0]))
+    assert_close(peng, torch.tensor([2.75, 5.0, 8.0]))
+    watkins.sum().backward()
+    assert_close(reward.grad, torch.tensor([1.0, 1.0, 1.25]))
+    assert_close(next_value.grad, torch.tensor([0.5, 0.25, 0.625]))
+
+
+def test_retrace_golden():
+    reward, value, next_value = (torch.tensor(x, requires_grad=True) for x in ([1.0, 2.0, 4.0], [1.0, 1.0, 1.0], [2.0, 4.0, 8.0]))
+    ratio, go_on = torch.tensor([9.0, 0.5, 2.0], requires_grad=True), torch.zeros(3, dtype=torch.bool)
+    result = retrace(reward, value, next_value, go_on, go_on, ratio, 0.5)
+    # delta = (1, 3, 7), c = (1, 0.5, 1); x2 = 7, x1 = 3 + 0.5 * 1 * 7 = 6.5, x0 = 1 + 0.5 * 0.5 * 6.5 = 2.625; G = 1 + x
+    assert_close(result, torch.tensor([3.625, 7.5, 8.0]))
+    result[0].backward()
+    weight = torch.tensor([1.0, 0.25, 0.125])  # dx_0/ddelta_k = gamma^k prod c
+    assert_close(reward.grad, weight)
+    assert_close(next_value.grad, 0.5 * weight)
+    assert_close(value.grad, torch.tensor([0.0, -0.25, -0.125]))  # the action's own value cancels
+    assert_close(ratio.grad, torch.tensor([0.0, 3.25, 0.0]))  # 0.5 x_1; the last is clipped, the first not used
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_returns_of_action_values_are_their_definitions(shape, layout):
+    steps, generator = rollout(shape, layout, torch.float64), torch.Generator().manual_seed(1)
+    others, always = without_value(steps), torch.ones(shape, dtype=torch.bool)
+    greedy, ratio = torch.rand(shape, generator=generator) < 0.6, 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    for td_lambda in (0.0, 0.7, 1.0):
+        want = reference.q_lambda_return(**others, greedy=greedy.numpy(), gamma=0.9, td_lambda=td_lambda)
+        assert_close(q_lambda_return(**others, gamma=0.9, td_lambda=td_lambda, greedy=greedy), torch.from_numpy(want))
+        want = reference.q_lambda_return(**others, greedy=always.numpy(), gamma=0.9, td_lambda=td_lambda)
+        assert_close(q_lambda_return(**others, gamma=0.9, td_lambda=td_lambda), torch.from_numpy(want))
+        q_steps, bounds = as_action_value(steps), {"td_lambda": td_lambda, "c_clip": 0.8 + td_lambda}
+        want = reference.retrace(**q_steps, ratio=ratio, gamma=0.9, **bounds)
+        assert_close(retrace(**q_steps, ratio=ratio, gamma=0.9, **bounds), torch.from_numpy(want))
+
+
+def test_identities_of_action_values():
+    steps = consistent(rollout((6, 30), dtype=torch.float64))
+    others, q_steps, ones = without_value(steps), as_action_value(steps), torch.ones_like(steps["value"])
+    never = torch.zeros_like(steps["done"])
+    one_step = td0_target(others["reward"], others["next_value"], others["terminated"], 0.9)
+    assert_close(q_lambda_return(**others, gamma=0.9, td_lambda=0.8, greedy=never), one_step)
+    assert_close(
+        q_lambda_return(**others, gamma=0.9, td_lambda=0.8, greedy=~never), td_lambda_return(**others, gamma=0.9, td_lambda=0.8)
+    )
+    assert_close(retrace(**q_steps, ratio=0 * ones, gamma=0.9), one_step)
+    # With action values that do not depend on the action, and on-policy data, it is the lambda-return of the state value.
+    assert_close(retrace(**q_steps, ratio=ones, gamma=0.9, td_lambda=0.8), td_lambda_return(**others, gamma=0.9, td_lambda=0.8))
+
+
+def test_discounts_may_be_tensors():
+    steps = consistent(rollout((4, 9), "time_major"))
+    others, ratio, greedy = without_value(steps), steps["value"].exp(), steps["value"] > 0
+    plain = {k: x for k, x in others.items() if k != "done"}
+    calls = [
+        lambda g, lam: td0_target(**plain, gamma=g),
+        lambda g, lam: td_error(**plain, value=steps["value"], gamma=g),
+        lambda g, lam: reward_to_go(steps["reward"], steps["done"], g),
+        lambda g, lam: n_step_return(**others, gamma=g, n=3),
+        lambda g, lam: td_lambda_return(**others, gamma=g, td_lambda=lam),
+        lambda g, lam: generalized_advantage(**steps, gamma=g, gae_lambda=lam),
+        lambda g, lam: v_trace(**steps, ratio=ratio, gamma=g, td_lambda=lam),
+        lambda g, lam: retrace(**as_action_value(steps), ratio=ratio, gamma=g, td_lambda=lam),
+        lambda g, lam: q_lambda_return(**others, gamma=g, td_lambda=lam, greedy=greedy),
+    ]
+    for call in calls:
+        want = call(0.9, 0.8)
+        for shape in ((), (4, 1), (4, 9)):
+            assert_close(call(torch.full(shape, 0.9), torch.full(shape, 0.8)), want)
+        compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+        assert_close(compiled(torch.tensor(0.9), torch.tensor(0.8)), want)
+
+
+def test_discount_of_each_step_golden():
+    reward, gamma = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0.5, 0.25, 0.5], requires_grad=True)
+    result = reward_to_go(reward, torch.zeros(3, dtype=torch.bool), gamma)
+    assert_close(result, torch.tensor([2.5, 3.0, 4.0]))  # 4; 2 + 0.25 * 4; 1 + 0.5 * 3
+    result[0].backward()
+    assert_close(gamma.grad, torch.tensor([3.0, 2.0, 0.0]))  # G_1; 0.5 G_2; nothing follows the last step
+    n_step = td0_target(reward, torch.ones(3), torch.tensor([False, False, True]), torch.tensor([0.9, 0.81, 0.9]))
+    assert_close(n_step, torch.tensor([1.9, 2.81, 4.0]))
+
+
+def test_a_discount_that_would_enlarge_the_batch_is_explained():
+    flag = torch.zeros(4, dtype=torch.bool)
+    with pytest.raises(SpecError, match=r"gamma must be of the shape of reward, \[4\]; got \[4, 1\]. .*gamma.squeeze\(-1\)"):
+        td0_target(torch.ones(4), torch.ones(4), flag, torch.ones(4, 1))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -229,6 +332,8 @@ def every_return(steps: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     ratio = torch.linspace(0.2, 2.0, steps["reward"].numel()).reshape(steps["reward"].shape)
     results = [reward_to_go(steps["reward"], steps["done"], 0.9), td_lambda_return(**others, gamma=0.9, td_lambda=0.8)]
     results += [n_step_return(**others, gamma=0.9, n=3), *v_trace(**steps, ratio=ratio, gamma=0.9)]
+    results += [q_lambda_return(**others, gamma=0.9, td_lambda=0.8, greedy=steps["value"] > 0)]
+    results += [retrace(**as_action_value(steps), ratio=ratio, gamma=0.9)]
     for backend in BACKENDS:
         results += generalized_advantage(**steps, gamma=0.9, gae_lambda=0.8, backend=backend)
     return results
@@ -326,6 +431,9 @@ def test_every_return_checks_its_shapes():
         lambda: td_lambda_return(reward, flat, terminated, done, 0.9, 0.9),
         lambda: n_step_return(reward, flat, terminated, done, 0.9, 2),
         lambda: v_trace(reward, value, next_value, terminated, done, flat, 0.9),
+        lambda: retrace(reward, value, next_value, terminated, done, flat, 0.9),
+        lambda: q_lambda_return(reward, flat, terminated, done, 0.9, 0.9),
+        lambda: q_lambda_return(reward, next_value, terminated, done, 0.9, 0.9, greedy=done[0]),
     ]
     for call in calls:
         with pytest.raises(SpecError, match="must be of the shape of reward"):

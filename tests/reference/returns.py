@@ -74,6 +74,38 @@ def td_lambda_return(reward, next_value, terminated, done, gamma: float, td_lamb
     return _each(row, *_float64(reward, next_value), terminated, done)
 
 
+def q_lambda_return(reward, next_value, terminated, done, greedy, gamma: float, td_lambda: float) -> Array:
+    """The mixture of n-step returns that stops before an action that is not greedy: ``greedy`` true everywhere gives Peng's.
+
+    ``G_t = sum_n (prod_{i<n-1} l_{t+i}) (1 - l_{t+n-1}) G^n_t`` with ``l_k = lambda greedy_{k+1}``, 0 at the end of the episode.
+    """
+
+    def row(r, nv, terminated, done, greedy):
+        boot, result = _bootstrap(nv, terminated), []
+        for t in range(len(r)):
+            m = _length(done, t)
+            follow = [td_lambda * greedy[t + n] if n < m else 0.0 for n in range(1, m + 1)]
+            terms = [np.prod(follow[: n - 1]) * (1 - follow[n - 1]) * _n_step(r, boot, t, n, gamma) for n in range(1, m + 1)]
+            result.append(sum(terms))
+        return result
+
+    return _each(row, *_float64(reward, next_value), terminated, done, greedy)
+
+
+def retrace(reward, action_value, next_value, terminated, done, ratio, gamma: float, td_lambda: float, c_clip: float) -> Array:
+    """``G_t = Q_t + sum_k gamma^k (prod_{1<=i<=k} c_{t+i}) delta_{t+k}``, up to the end of the episode."""
+
+    def row(r, q, nv, terminated, done, ratio):
+        c = td_lambda * np.minimum(ratio, c_clip)
+        delta = r + gamma * _bootstrap(nv, terminated) - q
+        sums = [
+            sum(gamma**k * np.prod(c[t + 1 : t + k + 1]) * delta[t + k] for k in range(_length(done, t))) for t in range(len(r))
+        ]
+        return q + np.array(sums)
+
+    return _each(row, *_float64(reward, action_value, next_value), np.asarray(terminated), np.asarray(done), *_float64(ratio))
+
+
 def v_trace(
     reward, value, next_value, terminated, done, ratio, gamma: float, rho_clip: float, c_clip: float, td_lambda: float
 ) -> tuple[Array, Array]:
