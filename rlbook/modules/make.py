@@ -111,7 +111,8 @@ def make_qvalue(
 
     Returns:
         A :class:`~rlbook.modules.QValueActor` where actions are discrete: one output per action. Else a
-        :class:`~rlbook.modules.QValueHead`, whose network reads observation and action.
+        :class:`~rlbook.modules.QValueHead`, whose network reads observation and action; an action with finite bounds reaches it
+        scaled to [-1, 1], so that no unit of the environment outweighs the others (see :class:`UnitAction`).
     """
     read, features = _features(env, in_keys)
     spec = env.action_spec
@@ -124,10 +125,42 @@ def make_qvalue(
     inputs, outputs = (features, spec.n) if discrete else (Features([*features.specs, spec]), 1)
 
     def net() -> nn.Module:
-        return _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation))
+        made = _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation))
+        return UnitAction(made, spec) if isinstance(spec, Bounded) and not is_unit(spec) else made
 
     nets = net() if members is None else ensemble(net, members)
     return QValueHead(nets, read) if continuous else QValueActor(nets, spec, read)
+
+
+class UnitAction(nn.Module):
+    """Scale the last input of a network, a bounded action, to [-1, 1]: ``2 (a - low) / (high - low) - 1``.
+
+    A replay buffer holds actions in the environment's units, newtons or shares of a range; a critic should not depend on those.
+
+    Args:
+        net: module ``net(*observations, action)``.
+        spec: the action spec, with finite bounds.
+    """
+
+    middle: Tensor
+    scale: Tensor
+
+    def __init__(self, net: nn.Module, spec: Bounded):
+        super().__init__()
+        self.net = net
+        self.register_buffer("middle", (spec.low + spec.high) / 2, persistent=False)
+        width = spec.high - spec.low
+        self.register_buffer("scale", torch.where(width > 0, 2 / width, 0.0), persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Apply the network to observations ``[*, ...]`` and an action ``[*, A]``."""
+        *observations, action = inputs
+        return self.net(*observations, (action - self.middle) * self.scale)
+
+
+def is_unit(spec: Bounded) -> bool:
+    """Say whether actions need no scaling: they lie in [-1, 1] already, or have an infinite bound."""
+    return not spec.bounded or bool((spec.low == -1).all() and (spec.high == 1).all())
 
 
 BOOKKEEPING = (keys.STEP_COUNT, keys.EPISODE_RETURN)

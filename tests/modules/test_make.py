@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from rlbook import CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
 from rlbook.distributions import Categorical, DiagNormal, MultiCategorical, TanhNormal
 from rlbook.errors import SpecError
-from rlbook.modules import Features, LogStd, make_actor, make_value
+from rlbook.modules import Features, LogStd, make_actor, make_qvalue, make_value
+from rlbook.modules.make import UnitAction
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
 from rlbook.specs import Categorical as Choice
 from rlbook.specs import MultiCategorical as Multi
@@ -111,3 +112,19 @@ def test_settings_reach_the_network():
 def test_an_unknown_entry_is_explained():
     with pytest.raises(SpecError, match=r"in_keys must be among \['observation'\]; got \['pixels'\]"):
         make_actor(CartPole(), in_keys=["pixels"])
+
+
+def test_critics_see_actions_in_units_of_their_range():
+    wide = env_of({"observation": VECTOR}, Bounded(torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 10.0])))
+    unit = env_of({"observation": VECTOR}, Bounded(-1.0, 1.0, (2,)))
+    torch.manual_seed(0)
+    scaled = make_qvalue(wide, num_cells=(8,), members=2)
+    torch.manual_seed(0)
+    plain = make_qvalue(unit, num_cells=(8,), members=2)
+    data = {"observation": torch.randn(5, 3)}
+    action = torch.tensor([[-2.0, 0.0], [2.0, 10.0], [0.0, 5.0], [1.0, 7.5], [-1.0, 10.0]])
+    same = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [0.5, 0.5], [-0.5, 1.0]])
+    assert_close(scaled.members(data, action), plain.members(data, same))
+    assert not any(isinstance(layer, UnitAction) for layer in plain.modules())
+    unbounded = make_qvalue(env_of({"observation": VECTOR}, Unbounded(2)))
+    assert not any(isinstance(layer, UnitAction) for layer in unbounded.modules())
