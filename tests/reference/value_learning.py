@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 def munchausen_target(
     reward, values, action, next_values, terminated, *, gamma: float, alpha: float, tau: float, clip: float
 ) -> Array:
-    """``r + alpha [tau log pi(a|s)]_clip^0 + gamma E_{a' ~ pi}[Q(s', a') - tau log pi(a'|s')]`` with ``pi = softmax(Q / tau)``."""
+    """``r + alpha [tau log pi(a|s)]_clip^0 + gamma E_{a' ~ pi}[Q(s', a') - tau log pi(a'|s')]``, ``pi = softmax(Q / tau)``."""
     result = []
     for r, q, a, nq, end in zip(*(np.asarray(x) for x in (reward, values, action, next_values, terminated)), strict=True):
         bonus = min(max(tau * math.log(softmax(q / tau)[a]), clip), 0.0) if softmax(q / tau)[a] > 0 else clip
