@@ -8,11 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from torch import Tensor
+
 from rlbook.collectors import Collector
+from rlbook.envs import Env
+from rlbook.envs.make import make_env
 from rlbook.errors import ConfigError, explain
 from rlbook.seeding import seed_everything
 from rlbook.trainers.checkpoint import load_checkpoint, parts_of, random_state, save_checkpoint, set_random_state
-from rlbook.trainers.evaluate import EpisodeScore
+from rlbook.trainers.evaluate import EpisodeScore, evaluate
+from rlbook.transforms import Compose, RewardNorm, RewardSum, TransformedEnv, VecNorm
 
 MAY_CHANGE = ("total_frames", "stop_at", "device", "compile")
 """Settings that a continued run may change. What is annealed to zero at ``total_frames`` then falls to zero at the new one."""
@@ -36,6 +41,9 @@ class Recipe(ABC):
         episodes: takes each rollout, returns the mean return of the last 100 training episodes.
     """
 
+    env: Any
+    actor: Any
+    qvalue: Any
     collector: Collector
 
     def __init__(self, config: Any):
@@ -57,6 +65,23 @@ class Recipe(ABC):
         """Whether the last 100 episodes have reached ``stop_at``."""
         goal = self.config.stop_at
         return goal is not None and self.episodes.full and self.episodes.mean >= goal
+
+    @property
+    def greedy(self) -> Any:
+        """The policy without exploration: that of ``actor``, or of ``qvalue`` where values act."""
+        return (self.actor if hasattr(self, "actor") else self.qvalue).greedy
+
+    def evaluate(self, episodes: int = 100, *, seed: int = 10_000) -> Tensor:
+        """Return the returns of greedy episodes, float32 ``[episodes]``, on a new environment with the rewards as they are.
+
+        Observations are normalised as in training, with the statistics of now.
+        """
+        config, norms = self.config, []
+        if isinstance(self.env, TransformedEnv):
+            norms = [part.frozen_view() for part in self.env.transform.parts() if isinstance(part, VecNorm)]
+        env = make_env(config.env, min(10, episodes), seed=seed, device=getattr(config, "device", None))
+        with TransformedEnv(env, Compose(*norms)) as env:
+            return evaluate(env, self.greedy, episodes)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -109,3 +134,8 @@ class Recipe(ABC):
         if set(state["parts"]) != set(parts_of(self)):
             got, fix = f"{sorted(state['parts'])}", "Load it with the version of rlbook that wrote it"
             raise ConfigError(explain("A checkpoint's parts", f"{sorted(parts_of(self))}", got, fix))
+
+
+def normalized(env: Env, gamma: float) -> TransformedEnv:
+    """Return the environment with observations and rewards of unit variance; ``episode_reward`` keeps the returns as they are."""
+    return TransformedEnv(env, Compose(RewardSum(), VecNorm(), RewardNorm(gamma)))

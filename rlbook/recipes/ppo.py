@@ -13,7 +13,7 @@ from rlbook.estimators import GAE
 from rlbook.functional import explained_variance
 from rlbook.losses import PPOLoss, compile_update
 from rlbook.modules import make_actor, make_value
-from rlbook.recipes.base import Recipe
+from rlbook.recipes.base import Recipe, normalized
 from rlbook.replay import minibatches
 
 
@@ -47,6 +47,10 @@ class PPOConfig:
     """Clipping of the ratio at the start."""
     anneal: bool = True
     """Let the learning rate and the clipping fall to zero, linearly."""
+    anneal_clip: bool = True
+    """With ``anneal``: the clipping too, not the learning rate alone."""
+    normalize: bool = False
+    """Give observations and rewards unit variance, by running statistics: for physics, whose units are arbitrary."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     value_coef: float = 0.5
@@ -78,6 +82,8 @@ class PPO(Recipe):
     def __init__(self, config: PPOConfig):
         super().__init__(config)
         self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        if config.normalize:
+            self.env = normalized(self.env, config.gamma)
         self.actor = make_actor(self.env, num_cells=config.num_cells)
         self.value = make_value(self.env, num_cells=config.num_cells)
         self.loss_fn = PPOLoss(
@@ -86,13 +92,8 @@ class PPO(Recipe):
         self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr, eps=1e-5)
         self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
         self.estimator = GAE(self.value, config.gamma, config.gae_lambda)
-        self.collector = Collector(
-            self.env,
-            self.actor,
-            frames_per_batch=config.frames_per_batch,
-            total_frames=config.total_frames,
-            compile=config.compile,
-        )
+        size, total = config.frames_per_batch, config.total_frames
+        self.collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total, compile=config.compile)
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect, estimate, update; yield the metrics of each round."""
@@ -101,7 +102,7 @@ class PPO(Recipe):
             if config.anneal:
                 left = 1 - (self.frames - config.frames_per_batch) / config.total_frames
                 self.optimizer.param_groups[0]["lr"] = config.lr * left
-                self.loss_fn.clip_eps = config.clip_eps * left
+                self.loss_fn.clip_eps = config.clip_eps * (left if config.anneal_clip else 1)
             data = self.estimator(data)
             for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
                 metrics = self.update(batch)

@@ -4,7 +4,7 @@ from rlbook.transforms.actions import RescaleAction
 from rlbook.transforms.base import Compose, Transform, TransformedEnv
 from rlbook.transforms.entries import CatTensors, RenameKeys
 from rlbook.transforms.episodes import RewardSum, StepCounter
-from rlbook.transforms.norm import ObservationNorm, VecNorm
+from rlbook.transforms.norm import ObservationNorm, RewardNorm, VecNorm
 from rlbook.transforms.rewards import RewardClip, RewardScale
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RenameKeys",
     "RescaleAction",
     "RewardClip",
+    "RewardNorm",
     "RewardScale",
     "RewardSum",
     "StepCounter",

@@ -1,4 +1,4 @@
-"""Observations of zero mean and unit variance: measured beforehand, or while training."""
+"""Observations and rewards of unit variance: measured beforehand, or while training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlbook import keys as names
 from rlbook.envs.base import Env
 from rlbook.envs.loop import align
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
-from rlbook.specs import Bounded, Composite, Unbounded
+from rlbook.specs import Bounded, Composite, Spec, Unbounded
 from rlbook.transforms.base import Transform, as_keys, find
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
@@ -99,9 +99,19 @@ class Moments:
         self.mean = torch.zeros(self.shape or (1,), dtype=wide, device=device)
         self.squares = torch.zeros_like(self.mean)
 
-    def update(self, x: Tensor, mask: Tensor, decay: float) -> None:
-        """Merge the rows of ``x`` where ``mask`` ``[N]`` is true; what was there before weighs ``decay`` times as much."""
+    def update(self, x: Tensor, mask: Tensor | None, decay: float) -> None:
+        """Merge the rows of ``x`` where ``mask`` ``[N]`` is true (None: all); what was there before weighs ``decay`` times."""
         x = x.reshape(-1, *self.mean.shape)
+        if mask is None:  # at every step: as few operations as there can be
+            x, n = x.to(self.mean.dtype), x.shape[0]
+            mean = x[0] if n == 1 else x.mean(0)
+            old, total = self.count * decay, self.count * decay + n
+            shift, fraction = mean - self.mean, n / total
+            spread = shift.square().mul_(old * fraction)
+            self.squares.mul_(decay).add_(spread if n == 1 else spread + (x - mean).square().sum(0))
+            self.mean.addcmul_(shift, fraction)
+            self.count.copy_(total)
+            return
         keep = align(mask, x)
         n = mask.sum()
         x = torch.where(keep, x, 0).to(self.mean.dtype)
@@ -192,14 +202,14 @@ class VecNorm(Transform):
 
     def on_step(self, leaves: Leaves) -> Leaves:
         """Count, then normalise."""
-        return self._apply(leaves, torch.ones(self.batch_size, dtype=torch.bool, device=self.device))
+        return self._apply(leaves, None)
 
-    def _apply(self, leaves: Leaves, mask: Tensor) -> Leaves:
+    def _apply(self, leaves: Leaves, mask: Tensor | None) -> Leaves:
         changed: dict[Key, Any] = {}
         for key in self.keys:
             moments, x = self.moments[key], leaves[key]
             if not self.frozen:
-                moments.update(x, mask.reshape(-1), self.decay)
+                moments.update(x, None if mask is None else mask.reshape(-1), self.decay)
             mean, std = moments.mean.view(moments.shape), (moments.variance + self.eps).sqrt().view(moments.shape)
             unit = (x - mean) / std
             changed[key] = unit.float().clamp(-self.clip, self.clip)
@@ -230,6 +240,69 @@ class VecNorm(Transform):
                     )
                 _check_broadcast(full, state[full].shape, tensor.shape, exact=True)
                 tensor.copy_(state[full])
+
+
+class RewardNorm(Transform):
+    r"""Divide rewards by the running deviation of the discounted return, so that values are of the order of 1.
+
+    With :math:`R_t = \gamma R_{t-1} + r_t`, begun anew in each episode: ``reward / sqrt(variance(R) + eps)``, clipped. Unlike
+    scaling by a fixed number this changes with time, so put a :class:`RewardSum` before it to keep the environment's own returns.
+
+    Args:
+        gamma: discount, in [0, 1].
+        eps: added to the variance.
+        clip: the result is clipped to ``[-clip, clip]``.
+
+    Attributes:
+        frozen: when true, rewards are scaled but not counted.
+
+    Raises:
+        ConfigError: an argument is out of range.
+
+    Source: Engstrom et al. 2020, "Implementation Matters in Deep Policy Gradients", section 3 (reward scaling).
+    """
+
+    def __init__(self, gamma: float = 0.99, *, eps: float = 1e-8, clip: float = 10.0):
+        super().__init__()
+        for name, value, good in (("gamma", gamma, 0 <= gamma <= 1), ("eps", eps, eps > 0), ("clip", clip, clip > 0)):
+            if not good:
+                want = "in [0, 1]" if name == "gamma" else "positive"
+                raise ConfigError(explain(name, want, repr(value), "Pass for example gamma=0.99, eps=1e-8, clip=10.0"))
+        self.gamma, self.eps, self.clip, self.frozen = gamma, eps, clip, False
+
+    def bind(self, env: Env) -> None:
+        """Allocate the returns and their statistics."""
+        super().bind(env)
+        self._return = self.remember("return")
+        self.moments = Moments((), self.device)
+
+    def transform_reward_spec(self, spec: Spec) -> Spec:
+        """The clipped range."""
+        return Bounded(-self.clip, self.clip, spec.shape, spec.dtype, spec.device)
+
+    def on_reset(self, leaves: Leaves, mask: Tensor) -> Leaves:
+        """Begin the masked returns anew."""
+        self._return.masked_fill_(mask, 0)
+        return leaves
+
+    def on_step(self, leaves: Leaves) -> Leaves:
+        """Count the return, then scale."""
+        reward = leaves[names.REWARD]
+        if not self.frozen:
+            total = self._return * self.gamma + reward
+            self._return.copy_(total)
+            self.moments.update(total, None, 1.0)
+        scale = (self.moments.variance + self.eps).rsqrt().view(())
+        return {**leaves, names.REWARD: (reward * scale).to(reward.dtype).clamp(-self.clip, self.clip)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of count, mean and sum of squared deviations."""
+        return {name: x.clone() for name, x in self.moments.tensors().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over saved statistics."""
+        for name, tensor in self.moments.tensors().items():
+            tensor.copy_(state[name])
 
 
 def _check_broadcast(key: Key, given: torch.Size, shape: torch.Size, exact: bool = False) -> None:

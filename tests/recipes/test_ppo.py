@@ -103,3 +103,24 @@ def test_cuda():
     rounds = metrics(replace(SHORT, env="CartPole", device="cuda"))
     assert all(math.isfinite(row["loss"]) for row in rounds)
     assert torch.cuda.is_available()
+
+
+def test_normalize_trains_on_one_scale_and_scores_in_the_environments():
+    config = replace(SHORT, env="Pendulum", normalize=True, total_frames=2048)
+    agent = PPO(config)
+    data = agent.collector.collect()
+    assert data["next", "reward"].abs().max() <= 10
+    agent = PPO(config)
+    *_, last = agent.train()
+    assert -1800 < last["episode_reward"] < -600  # an episode of Pendulum costs 900 to 1500 untrained
+    assert last["loss_value"] < 5  # and its values would be in the hundreds
+    returns = agent.evaluate(8, seed=3)
+    assert torch.equal(returns, agent.evaluate(8, seed=3))
+    assert -2000 < returns.mean() < -600
+
+
+def test_anneal_clip_can_stay():
+    agent = PPO(replace(SHORT, lr=0.1, anneal_clip=False))
+    seen = [(agent.optimizer.param_groups[0]["lr"], agent.loss_fn.clip_eps.item()) for _ in agent.train()]
+    assert [lr for lr, _ in seen] == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert {round(eps, 6) for _, eps in seen} == {0.2}

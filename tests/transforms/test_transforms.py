@@ -18,6 +18,7 @@ from rlbook.transforms import (
     RenameKeys,
     RescaleAction,
     RewardClip,
+    RewardNorm,
     RewardScale,
     RewardSum,
     StepCounter,
@@ -36,6 +37,7 @@ MAKERS = {
     RenameKeys: lambda: RenameKeys({"observation": ("cart", "state")}),
     RescaleAction: None,  # continuous actions only
     RewardClip: lambda: RewardClip(-1.0, 0.5),
+    RewardNorm: RewardNorm,
     RewardScale: lambda: RewardScale(0.1),
     RewardSum: RewardSum,
     StepCounter: lambda: StepCounter(max_steps=7),
@@ -56,7 +58,7 @@ def _env_with(cls, num_envs):
 @pytest.mark.parametrize("cls", TRANSFORMS)
 def test_every_transform_keeps_the_contract(cls, num_envs):
     env = _env_with(cls, num_envs)
-    if cls is VecNorm:  # one that learns gives another rollout the second time, and check_env says so
+    if cls in (VecNorm, RewardNorm):  # one that learns gives another rollout the second time, and check_env says so
         with pytest.raises(EnvError, match=r"same seed must be the same.*such as VecNorm, must be frozen to be checked"):
             check_env(env, 60)
         env.transform.frozen = True
@@ -512,3 +514,50 @@ def test_statistics_of_another_shape():
         norm.load_state_dict({"count": torch.tensor(1.0)})
     with pytest.raises(SpecError, match=r"of shape \[3\]; got \[4\]"):
         TransformedEnv(Pendulum(), norm.frozen_view())
+
+
+@pytest.mark.parametrize("num_envs", [None, 3])
+def test_rewardnorm_equals_numpy_on_the_very_stream(num_envs):
+    norm = RewardNorm(gamma=0.9, clip=100)
+    data = TransformedEnv(CartPole(num_envs, seed=0), norm).rollout(60, break_when_any_done=False)
+    reward, done = (CartPole(num_envs, seed=0).rollout(60, break_when_any_done=False)["next", key] for key in ("reward", "done"))
+    reward, done = reward.reshape(-1, 60).double().numpy(), done.reshape(-1, 60).numpy()
+    assert done.any()
+    total, stream = np.zeros(len(reward)), []
+    for t in range(60):
+        total = total * 0.9 + reward[:, t]
+        stream.extend(total)
+        if t in (30, 59):
+            want = torch.from_numpy(reward[:, t] / np.sqrt(np.var(stream) + 1e-8)).float()
+            torch.testing.assert_close(data["next", "reward"].reshape(-1, 60)[:, t], want, rtol=1e-5, atol=1e-6)
+        total[done[:, t]] = 0
+    torch.testing.assert_close(norm.moments.variance.item(), np.var(stream), rtol=1e-6, atol=0)  # the returns are float32
+
+
+def test_rewardnorm_golden():
+    # gamma 0: the returns are the rewards 1, 1, 1: variance 0, so 1 / sqrt(eps), which is clipped
+    data = TransformedEnv(CartPole(1, seed=0), RewardNorm(gamma=0.0, eps=0.25)).rollout(3, break_when_any_done=False)
+    assert data["next", "reward"].tolist() == [[2.0, 2.0, 2.0]]
+    assert TransformedEnv(CartPole(1, seed=0), RewardNorm(0.0, clip=5)).rollout(1)["next", "reward"].item() == 5
+    # gamma 1: 1, 2, 3: variances 0, 1/4, 2/3 and a little: 1 / sqrt(1/4) = 2, 1 / sqrt(2/3) = 1.2247
+    data = TransformedEnv(CartPole(1, seed=0), RewardNorm(1.0)).rollout(3, break_when_any_done=False)
+    torch.testing.assert_close(data["next", "reward"], torch.tensor([[10.0, 2.0, 1.224745]]))
+
+
+def test_rewardnorm_keeps_what_it_learnt():
+    first, second = RewardNorm(), RewardNorm()
+    TransformedEnv(Pendulum(2, seed=0), first).rollout(50)
+    env = TransformedEnv(Pendulum(2, seed=1), second)
+    second.load_state_dict(first.state_dict())
+    second.frozen = True
+    variance = first.moments.variance.item()
+    reward = Pendulum(2, seed=1).rollout(20)["next", "reward"]
+    torch.testing.assert_close(env.rollout(20)["next", "reward"], reward / variance**0.5)
+    assert second.moments.variance.item() == variance != 1
+
+
+@pytest.mark.parametrize("change", [{"gamma": 1.5}, {"eps": 0.0}, {"clip": -1.0}])
+def test_rewardnorm_explains_what_is_out_of_range(change):
+    (name,) = change
+    with pytest.raises(ConfigError, match=f"{name} must be (in|positive).*; got {change[name]}"):
+        RewardNorm(**change)

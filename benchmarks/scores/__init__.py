@@ -1,0 +1,1 @@
+"""Reference scores: what the recipes reach on standard environments, beside published numbers."""
