@@ -12,6 +12,7 @@ from typing import Any
 OBSERVATION = "observation"
 ACTION = "action"
 LOG_PROB = "action_log_prob"
+ACTION_PARAMS = "action_params"
 REWARD = "reward"
 TERMINATED = "terminated"
 TRUNCATED = "truncated"

@@ -208,12 +208,16 @@ class CompiledLoop(Loop):
             flags = torch.stack((nxt[keys.TERMINATED], nxt.get(keys.TRUNCATED, torch.zeros_like(nxt[keys.TERMINATED]))))
             done = flags.any(dim=0)
             fresh = self.env._reset(done)
+            states = self._states[0] if self._states else {}
             memory["flags"][k].copy_(flags)
             memory[keys.NEXT, keys.REWARD][k].copy_(nxt[keys.REWARD])
             for key in root:
                 memory[key][k].copy_(root[key])
-                memory[(keys.NEXT, *keys.as_tuple(key))][k].copy_(nxt[key])
+                if key not in states:
+                    memory[(keys.NEXT, *keys.as_tuple(key))][k].copy_(nxt[key])
             for key in self._outs[0]:
-                memory[key][k].copy_(out[key])
-            root = {key: torch.where(align(done, nxt[key]), fresh[key], nxt[key]) for key in root}
+                if key not in states:
+                    memory[key][k].copy_(out[key])
+            begun = {key: torch.where(align(done, nxt[key]), fresh[key], nxt[key]) for key in root if key not in states}
+            root = begun | {key: torch.where(align(done, out[key]), 0.0, out[key]) for key in states}
         return root

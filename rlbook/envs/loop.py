@@ -21,7 +21,8 @@ class Loop:
     """Fill a preallocated rollout ``[*batch, T]``, continuing where the last call ended.
 
     The memory is time-major (``[T, *batch, ...]``), so that one step is one contiguous row; what users see is the ``[*batch, T]``
-    view. Observations have a row more: row T is the root of the next rollout.
+    view. Observations have a row more: row T is the root of the next rollout. So has what a policy remembers (the state of a
+    recurrent network): it reads the row of its step, and what it returns is the row of the next one, zero where an episode ended.
 
     Args:
         env: the environment.
@@ -33,7 +34,10 @@ class Loop:
     def __init__(self, env: Env, policy: Any, num_steps: int, check: bool = True):
         self.env, self.policy, self.num_steps, self.check = env, as_policy(policy, env), num_steps, check
         self.memory = allocate(env, num_steps)
-        self._roots = rows_of({key: self.memory[key] for key in env.observation_spec.leaves()})
+        remembered = {key: stack_rows(value, num_steps + 1) for key, value in self.policy.initial_state().items()}
+        self.memory.update(remembered)
+        self._states = rows_of(remembered)
+        self._roots = rows_of({key: self.memory[key] for key in (*env.observation_spec.leaves(), *remembered)})
         self._outs: list[Leaves] | None = None
         self._writer = (ArrayWriter if env.steps_in_numpy else TensorWriter)(env, self.memory)
         self._at = 0  # the row that holds the current root
@@ -56,6 +60,8 @@ class Loop:
             if not self.policy.open_loop:
                 self._act(t, None if noise is None else noise[t])
             any_done = self._writer.step(t)
+            if any_done and self._states:
+                clear_(self._states[t + 1], self.memory["flags"][t].any(dim=0))
             if break_when_any_done and any_done:
                 break
         return self._finish(t + 1)
@@ -76,6 +82,8 @@ class Loop:
         self.env._check_open()
         if self.env._driver is not self._token:
             self._writer.reset(0)
+            for row in self._states[0].values() if self._states else ():
+                row.zero_()
         elif self._at:
             for key, row in self._roots[0].items():
                 row.copy_(self._roots[self._at][key])
@@ -89,6 +97,8 @@ class Loop:
             new = {key: stack_rows(value, self.num_steps) for key, value in out.items() if key not in self._roots[0]}
             self.memory.update(new)
             self._outs = rows_of(new)
+            for t, state in enumerate(self._states[1:]):
+                self._outs[t].update(state)
             self._writer.take_actions(self.memory[keys.ACTION])
             self.data = view(self.memory, self.env.batch_size, self.num_steps, self.env.device)
 
@@ -237,6 +247,12 @@ def view(memory: dict[Key, Any], batch: torch.Size, steps: int, device: torch.de
         return value[:steps].permute(*time_last, *range(len(batch) + 1, value.ndim))
 
     return TensorDict(keys.nest({key: turned(value) for key, value in memory.items() if key != "flags"}), (*batch, steps), device)
+
+
+def clear_(rows: dict[Key, Tensor], flag: Tensor) -> None:
+    """Fill rows ``[*batch, ...]`` with zeros where ``flag`` ``[*batch]`` holds."""
+    for row in rows.values():
+        row.masked_fill_(align(flag, row), 0)
 
 
 def align(flag: Tensor, value: Tensor) -> Tensor:

@@ -27,8 +27,12 @@ class StepPolicy(Protocol):
     def noise(self, steps: int) -> Any:
         """Draw the random numbers of ``steps`` steps, indexable by the step, or None."""
 
+    def initial_state(self) -> Leaves:
+        """Return what the policy remembers when an episode begins, zeros ``[*batch, ...]``: entries it reads and returns anew."""
+        return {}
+
     def __call__(self, root: Leaves, noise: Any) -> Leaves:
-        """Return ``action`` and whatever else the policy outputs."""
+        """Return ``action``, the next state, and whatever else the policy outputs."""
         ...
 
 
@@ -75,7 +79,7 @@ def check_output(out: Any, env: Env) -> None:
         raise PolicyError(f"The policy returned an action that the environment does not take. {error}") from error
 
 
-class _Random:
+class _Random(StepPolicy):
     open_loop = True
 
     def __init__(self, env: Env):
@@ -88,13 +92,17 @@ class _Random:
         return {keys.ACTION: noise}
 
 
-class _Acting:
+class _Acting(StepPolicy):
     """The fast path: an actor that maps observation tensors to action tensors."""
 
     open_loop = False
 
     def __init__(self, actor: Any, env: Env):
         self.env, self.actor = env, actor
+
+    def initial_state(self) -> Leaves:
+        begin = getattr(self.actor, "initial_state", None)
+        return {} if begin is None else begin(self.env.batch_size, self.env.device)
 
     def noise(self, steps: int) -> Any:
         return self.actor.draw_noise((steps, *self.env.batch_size), self.env.device)
@@ -103,7 +111,7 @@ class _Acting:
         return self.actor.act(root, noise)
 
 
-class _OfTensorDict:
+class _OfTensorDict(StepPolicy):
     """A module that reads and writes a TensorDict."""
 
     open_loop = False
@@ -138,7 +146,7 @@ class _OfTensorDict:
         return new
 
 
-class _OfObservation:
+class _OfObservation(StepPolicy):
     """A module or function of observation tensors that returns the action."""
 
     open_loop = False

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
+from rlbook.modules.recurrent import Carrying
 from rlbook.modules.value_norm import RunningValueNorm
 from rlbook.replay.minibatches import flat_rows
 from rlbook.typing import Key
@@ -104,6 +105,8 @@ class Estimator(ABC):
             fix = (
                 "Collect it with env.rollout or a Collector" if self.value else "Pass a ValueHead, or write both values yourself"
             )
+            if getattr(self.value, "state_key", None) in self._reads() and data.get(self.value.state_key, None) is None:
+                fix = "Collect with the policy Carry(actor, value), which keeps the critic's state"
             raise MissingKeyError(explain(f"A rollout for {type(self).__name__}", f"one with {missing}", got, fix)) from error
         if self.value_norm is not None:
             self.value_norm.update(target)
@@ -113,17 +116,26 @@ class Estimator(ABC):
     def _reads(self) -> list[Key]:
         """Return the entries of a rollout that this estimator reads."""
         roots = (keys.VALUE,) if self.value is None else self.value.in_keys
-        outcomes = (keys.REWARD, keys.TERMINATED, keys.DONE, *roots)
-        return [*roots, *((keys.NEXT, *keys.as_tuple(key)) for key in outcomes)]
+        observed = roots if self.value is None else observations(self.value)
+        outcomes = ((keys.NEXT, *keys.as_tuple(key)) for key in (keys.REWARD, keys.TERMINATED, keys.DONE, *observed))
+        return list(dict.fromkeys((*roots, *outcomes)))
 
     def _values(self, data: TensorDictBase, terminated: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values of the observations and of the true next observations, ``[*, T]`` both.
 
         The next observation of a step is the observation of the following one, except where an episode or the rollout ends: only
-        those rows need a second forward pass.
+        those rows need a second forward pass. A recurrent critic runs once over the whole rollout, from the state that is stored
+        at its first step; the second pass starts from the states after the steps.
         """
+        after: Any = None
+        state_key: Any = getattr(self.value, "state_key", None)
         if self.value is None:
             value = data[keys.VALUE]
+        elif state_key is not None:
+            rollout = data if data.batch_dims > 1 else data.unsqueeze(0)
+            steps = Carrying({key: rollout[key] for key in self.value.in_keys})
+            value = self.value.value(steps).reshape(data.batch_size)
+            after = steps[keys.NEXT, *state_key].reshape(*data.batch_size, *self.value.net.state_shape)
         else:
             value = unflatten(self.value.value(flat_rows(data, self.value.in_keys)), data.batch_size)
         next_value = torch.empty_like(value)
@@ -136,9 +148,16 @@ class Estimator(ABC):
             return value, next_value
         next_value[last] = 0.0
         if bool(need.any()):
-            rows = {key: data[(keys.NEXT, *keys.as_tuple(key))][need] for key in self.value.in_keys}
+            rows: dict[Any, Tensor] = {key: data[(keys.NEXT, *keys.as_tuple(key))][need] for key in observations(self.value)}
+            if after is not None:
+                rows[state_key] = after[need]
             next_value[need] = self.value.value(rows)
         return value, next_value
+
+
+def observations(module: Any) -> tuple[Key, ...]:
+    """Return the observations that an actor or a critic reads; the rest of its ``in_keys`` has to do with its memory."""
+    return getattr(module, "obs_keys", module.in_keys)
 
 
 def unflatten(rows: Tensor, batch: torch.Size) -> Tensor:

@@ -75,8 +75,12 @@ class VTrace(Estimator):
         self, data: TensorDictBase, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See the class."""
-        rows = flat_rows(data, (*self.actor.in_keys, keys.ACTION, keys.LOG_PROB))
-        log_prob = self.actor.dist(rows).log_prob(rows[keys.ACTION])
-        ratio = unflatten((log_prob - rows[keys.LOG_PROB]).exp(), data.batch_size)
+        if getattr(self.actor, "state_key", None) is not None:  # it reads sequences
+            rollout = data if data.batch_dims > 1 else data.unsqueeze(0)
+            log_prob = self.actor.dist(rollout).log_prob(rollout[keys.ACTION]).reshape(data.batch_size)
+        else:
+            rows = flat_rows(data, (*self.actor.in_keys, keys.ACTION))
+            log_prob = unflatten(self.actor.dist(rows).log_prob(rows[keys.ACTION]), data.batch_size)
+        ratio = (log_prob - data[keys.LOG_PROB]).exp()
         clips = {"rho_clip": self.rho_clip, "c_clip": self.c_clip, "td_lambda": self.td_lambda}
         return v_trace(reward, value, next_value, terminated, done, ratio, self.gamma, **clips)

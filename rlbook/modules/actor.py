@@ -62,7 +62,7 @@ class Reader(nn.Module):
         return out[0]
 
     def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
-        """Return the state in which episodes begin, zeros ``[*, layers, size]`` by its key; nothing without a recurrent network."""
+        """Return the state in which episodes begin, zeros ``[*, layers, size]`` by its key; nothing without memory."""
         if self.state_key is None:
             return {}
         return {self.state_key: self.net.initial_state(shape).to(device)}  # type: ignore[union-attr]
@@ -71,7 +71,7 @@ class Reader(nn.Module):
         """Return the entries of a step, with the state in which episodes begin where they hold none."""
         if self.state_key is None or td.get(self.state_key, None) is not None:
             return td
-        return Carrying.of(td) | self.initial_state(td.batch_size, td.device)
+        return Carrying(Carrying.of(td) | self.initial_state(td.batch_size, td.device))
 
     def carrying(self, leaves: TensorDictBase | Mapping[Key, Tensor]) -> TensorDictBase | Mapping[Key, Tensor]:
         """Return entries in which a recurrent network can leave its next state; without one these themselves."""
@@ -138,7 +138,10 @@ class Actor(Reader):
 
     def dist(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Distribution:
         """Return the action distribution for a batch of observations ``[*]``."""
-        params = self.read(data)
+        return self.dist_of(self.read(data))
+
+    def dist_of(self, params: Tensor) -> Distribution:
+        """Return the action distribution with these parameters, outputs ``[*, P]`` of the network as :meth:`read` returns them."""
         if self._chosen is None:
             self._chosen = self._choose(params)
         return self._chosen.from_params(params, self.spec)

@@ -46,6 +46,10 @@ class QValueHead(Reader):
         """How many critics there are; 1 for a network that is no ensemble."""
         return len(self.net) if isinstance(self.net, Ensemble) else 1
 
+    def member(self, index: int) -> QValueHead:
+        """Return a head of one critic alone, with the same weights; of a network that is no ensemble this one."""
+        return QValueHead(self.net[index], self.obs_keys) if isinstance(self.net, Ensemble) else self
+
     def members(self, data: Data, action: Tensor | None = None, *, frozen: bool = False) -> Tensor:
         """Return the value that each critic gives to an action, ``[n, *]``.
 
@@ -127,23 +131,34 @@ class QValueActor(Reader):
 
     def values(self, data: Data, *, frozen: bool = False) -> Tensor:
         """Return the value of each action, ``[*, A]``; of several critics the lowest."""
-        out = self.outputs(data, frozen=frozen)
+        out = self.expectation(self.outputs(data, frozen=frozen))
         return out.amin(0) if isinstance(self.net, Ensemble) else out
 
     def members(self, data: Data, *, frozen: bool = False) -> Tensor:
         """Return the value that each critic gives to each action, ``[n, *, A]``."""
-        out = self.outputs(data, frozen=frozen)
+        out = self.expectation(self.outputs(data, frozen=frozen))
         return out if isinstance(self.net, Ensemble) else out.unsqueeze(0)
+
+    def expectation(self, outputs: Tensor) -> Tensor:
+        """Return the value of each action, ``[*, A]``, of what the network says of it, ``[*, A]`` or ``[*, A, K]``."""
+        return outputs
+
+    def allowed(self, values: Tensor, data: Data) -> Tensor:
+        """Return values ``[*, A]``, minus infinity where the observation's mask rules an action out."""
+        mask = data.get(keys.ACTION_MASK, None)
+        return values if mask is None else values.where(mask, -torch.inf)
 
     def best(self, values: Tensor, data: Data) -> Tensor:
         """Return the index of the best allowed action, int64 ``[*]``, given values ``[*, A]``."""
-        mask = data.get(keys.ACTION_MASK, None)
-        return (values if mask is None else values.where(mask, -torch.inf)).argmax(-1)
+        return self.allowed(values, data).argmax(-1)
+
+    def index(self, action: Tensor) -> Tensor:
+        """Turn actions of the spec into indices, int64 ``[*]``."""
+        return action.argmax(-1) if isinstance(self.spec, OneHot) else action.long()
 
     def pick(self, values: Tensor, action: Tensor) -> Tensor:
         """Return the values of actions of the spec: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
-        index = action.argmax(-1) if isinstance(self.spec, OneHot) else action.long()
-        return pick(values, index)
+        return pick(values, self.index(action))
 
     def encode(self, index: Tensor) -> Tensor:
         """Turn indices ``[*]`` into actions of the spec."""

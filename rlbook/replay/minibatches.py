@@ -18,6 +18,7 @@ def minibatches(
     size: int,
     *,
     epochs: int = 1,
+    sequence_len: int | None = None,
     in_keys: Sequence[Key] | None = None,
     drop_last: bool = False,
     generator: torch.Generator | None = None,
@@ -29,17 +30,19 @@ def minibatches(
 
     Args:
         data: a rollout with any batch dimensions ``[*]``, for example ``[N, T]``.
-        size: rows of a minibatch; the last one of an epoch is smaller where they do not divide.
+        size: rows of a minibatch (sequences with ``sequence_len``); the last one of an epoch is smaller where they do not divide.
         epochs: passes over the data.
+        sequence_len: cut the rollouts into sequences of so many steps, and shuffle those: for recurrent networks, which start
+            from the state stored at the first step of each. It divides the steps of the rollout.
         in_keys: only these entries, for example ``loss_fn.in_keys`` (fewer entries, fewer copies); all by default.
         drop_last: leave a smaller last minibatch out (compiled code compiles again for it).
         generator: of the random order; torch's global CPU generator by default.
 
     Yields:
-        TensorDict ``[size]``.
+        TensorDict ``[size]``, with ``sequence_len`` ``[size, sequence_len]``.
 
     Raises:
-        ConfigError: ``size`` is not in ``[1, number of rows]``.
+        ConfigError: ``size`` is not in ``[1, number of rows]``, or ``sequence_len`` does not divide the rollout.
         MissingKeyError: the data lack one of ``in_keys``.
 
     Example:
@@ -47,12 +50,14 @@ def minibatches(
         >>> [len(batch) for batch in minibatches(CartPole(num_envs=4).rollout(40), 64)]
         [64, 64, 32]
     """
-    count = data.batch_size.numel()
+    names = in_keys if in_keys is not None else list(data.keys(True, True))
+    inner = () if sequence_len is None else (sequence_len,)
+    flat = flat_rows(data, names) if sequence_len is None else flat_sequences(data, names, sequence_len)
+    count = data.batch_size.numel() // (sequence_len or 1)
     if not 1 <= size <= count:
         raise ConfigError(explain("size", f"in [1, {count}], the rows of the data", str(size), "Collect more, or ask for less"))
-    flat = flat_rows(data, in_keys if in_keys is not None else list(data.keys(True, True)))
     if size == count:
-        whole = TensorDict(keys.nest({key: value.clone() for key, value in flat.items()}), (count,))
+        whole = TensorDict(keys.nest({key: value.clone() for key, value in flat.items()}), (count, *inner))
         yield from (whole for _ in range(epochs))
         return
     for _ in range(epochs):
@@ -60,7 +65,21 @@ def minibatches(
         for rows in permutation.split(size):
             if drop_last and len(rows) < size:
                 continue
-            yield TensorDict(keys.nest({key: value.index_select(0, rows) for key, value in flat.items()}), (len(rows),))
+            yield TensorDict(keys.nest({key: value.index_select(0, rows) for key, value in flat.items()}), (len(rows), *inner))
+
+
+def flat_sequences(data: TensorDictBase, in_keys: Sequence[Key], length: int) -> dict[Key, Tensor]:
+    """Cut entries ``[*, T, ...]`` into sequences ``[S, length, ...]``.
+
+    Raises:
+        ConfigError: ``length`` does not divide T.
+    """
+    steps = data.batch_size[-1] if data.batch_dims else 0
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1 or steps % length:
+        fix = "Pass the steps of the rollout for whole ones"
+        raise ConfigError(explain("sequence_len", f"a divisor of {steps}, the steps of the data", repr(length), fix))
+    rows = flat_rows(data, in_keys)  # for its errors
+    return {key: data[key].reshape(-1, length, *value.shape[1:]) for key, value in rows.items()}
 
 
 def flat_rows(data: TensorDictBase, in_keys: Sequence[Key]) -> dict[Key, Tensor]:
