@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from rlbook.errors import ConfigError, explain
+from rlbook.modules.noisy import Dropout
 
 
 class MLP(nn.Sequential):
@@ -22,11 +23,18 @@ class MLP(nn.Sequential):
         depth: number of hidden layers (not with a sequence of ``num_cells``).
         activation: module class put after each hidden layer.
         orthogonal: gains of an orthogonal initialisation for the hidden layers and the last one, with zero biases (Engstrom et
-            al. 2020 find that it matters to PPO); PyTorch's default initialisation when None. **kwargs: passed to every
-            ``nn.Linear``, for example ``device``.
+            al. 2020 find that it matters to PPO); PyTorch's default initialisation when None.
+        norm: makes a normalisation from a size, such as ``nn.LayerNorm`` or :class:`~rlbook.modules.BatchRenorm`; one stands
+            between each hidden layer and its activation, none after the last layer.
+        norm_after: put it after the activation instead, as CrossQ does.
+        norm_input: put one before the first layer as well.
+        dropout: probability of dropping a unit of a hidden layer, before its norm, as DroQ does; see
+            :class:`~rlbook.modules.Dropout`.
+        layer: makes a layer from its sizes, such as :class:`~rlbook.modules.NoisyLinear`. **kwargs: passed to every layer, for
+            example ``device``.
 
     Raises:
-        ConfigError: a size is not positive, or ``depth`` contradicts ``num_cells``.
+        ConfigError: a size is not positive, ``depth`` contradicts ``num_cells``, or a size must be known and is not.
 
     Example:
         >>> MLP(out_features=2, in_features=4, num_cells=64, depth=2, activation=torch.nn.Tanh)(torch.zeros(8, 4)).shape
@@ -41,6 +49,12 @@ class MLP(nn.Sequential):
         depth: int | None = None,
         activation: Callable[[], nn.Module] = nn.ReLU,
         orthogonal: tuple[float, float] | None = None,
+        *,
+        norm: Callable[[int], nn.Module] | None = None,
+        norm_after: bool = False,
+        norm_input: bool = False,
+        dropout: float = 0.0,
+        layer: Callable[..., nn.Module] = nn.Linear,
         **kwargs: Any,
     ):
         if isinstance(num_cells, int):
@@ -50,12 +64,18 @@ class MLP(nn.Sequential):
         sizes = [*num_cells, out_features]
         if any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ConfigError(explain("The sizes of an MLP", "positive integers", f"{sizes}", "Mend num_cells or out_features"))
-        layers: list[nn.Module] = []
-        for i, size in enumerate(sizes):
-            if i:
-                layers.append(activation())
-            layers.append(nn.LazyLinear(size, **kwargs) if in_features is None else nn.Linear(in_features, size, **kwargs))
+        if in_features is None and (norm_input or layer is not nn.Linear):
+            fix = "Pass in_features=..., the size of the last dimension"
+            raise ConfigError(explain("in_features", "known for norm_input and for other layers than nn.Linear", "None", fix))
+        layers: list[nn.Module] = [norm(in_features)] if norm is not None and norm_input and in_features is not None else []
+        for size in sizes[:-1]:
+            layers.append(nn.LazyLinear(size, **kwargs) if in_features is None else layer(in_features, size, **kwargs))
+            dropped = [Dropout(dropout)] if dropout else []
+            ends = [activation()] if norm is None else [activation(), norm(size)] if norm_after else [norm(size), activation()]
+            layers += [*dropped, *ends]
             in_features = size
+        last = sizes[-1]
+        layers.append(nn.LazyLinear(last, **kwargs) if in_features is None else layer(in_features, last, **kwargs))
         super().__init__(*layers)
         self._gains = orthogonal
         if orthogonal is not None and not isinstance(self[0], nn.LazyLinear):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from rlbook import MLP
 from rlbook.errors import ConfigError
+from rlbook.modules import NoisyLinear
 
 
 def linear(mlp: MLP) -> list[nn.Linear]:
@@ -72,6 +73,29 @@ def test_arguments_reach_the_layers():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "kinds"),
+    [
+        ({"norm": nn.LayerNorm}, "Linear LayerNorm ReLU Linear LayerNorm ReLU Linear"),
+        ({"norm": nn.LayerNorm, "dropout": 0.1}, "Linear Dropout LayerNorm ReLU Linear Dropout LayerNorm ReLU Linear"),
+        ({"norm": nn.LayerNorm, "norm_after": True}, "Linear ReLU LayerNorm Linear ReLU LayerNorm Linear"),
+        ({"norm": nn.LayerNorm, "norm_input": True}, "LayerNorm Linear LayerNorm ReLU Linear LayerNorm ReLU Linear"),
+        ({"dropout": 0.1}, "Linear Dropout ReLU Linear Dropout ReLU Linear"),
+        ({"layer": NoisyLinear}, "NoisyLinear ReLU NoisyLinear ReLU NoisyLinear"),
+    ],
+)
+def test_where_norms_and_dropout_stand(arguments, kinds):
+    mlp = MLP(2, 4, [8, 6], orthogonal=(1.0, 1.0), **arguments)
+    assert " ".join(type(layer).__name__ for layer in mlp) == kinds
+    assert mlp(torch.zeros(3, 4)).shape == (3, 2)
+    assert [layer.normalized_shape for layer in mlp if isinstance(layer, nn.LayerNorm)] in ([], [(8,), (6,)], [(4,), (8,), (6,)])
+
+
+def test_a_lazy_network_has_norms_and_dropout_too():
+    mlp = MLP(2, num_cells=[8], norm=nn.LayerNorm, dropout=0.1)
+    assert mlp(torch.zeros(3, 4)).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
     ("arguments", "match"),
     [
         ({"num_cells": [8, 8], "depth": 3}, "depth must be 2, the length of num_cells; got 3"),
@@ -79,6 +103,8 @@ def test_arguments_reach_the_layers():
         ({"num_cells": 0}, "sizes of an MLP must be positive integers; got .*0"),
         ({"num_cells": [8, 0.5]}, "sizes of an MLP must be positive integers; got .*0.5"),
         ({"out_features": 0}, "Mend num_cells or out_features"),
+        ({"in_features": None, "norm": nn.LayerNorm, "norm_input": True}, "in_features must be known for norm_input"),
+        ({"in_features": None, "layer": NoisyLinear}, "in_features must be known .* other layers than nn.Linear"),
     ],
 )
 def test_errors(arguments, match):
