@@ -16,6 +16,7 @@ _NAMES = {
     "course": ("check",),
     "envs": (
         "Acrobot",
+        "Breakout",
         "CartPole",
         "Catch",
         "Env",
@@ -107,6 +108,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.course import check as check
     from rlbook.envs import LQR as LQR
     from rlbook.envs import Acrobot as Acrobot
+    from rlbook.envs import Breakout as Breakout
     from rlbook.envs import CartPole as CartPole
     from rlbook.envs import Catch as Catch
     from rlbook.envs import Env as Env

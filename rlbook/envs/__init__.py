@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlbook.envs.native import (
         LQR,
         Acrobot,
+        Breakout,
         CartPole,
         Catch,
         GridWorld,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Acrobot": "native.acrobot",
+    "Breakout": "native.breakout",
     "CartPole": "native.cartpole",
     "Catch": "native.catch",
     "Env": "base",
@@ -55,6 +57,7 @@ _HOMES = {
 __all__ = [
     "LQR",
     "Acrobot",
+    "Breakout",
     "CartPole",
     "Catch",
     "Env",

@@ -278,6 +278,11 @@ def _check_native(env: NativeEnv) -> None:
             raise SpecError(explain(f"{name}: state[{key!r}]", want, got, "Return it as _initial does"))
     _unchanged(f"What {name} is given", given, state, "Compute new tensors instead of changing the state in place")
     _unchanged("The environment's own state", given, env.state, "functional_step must not write to self")
+    env._step(action)
+    key = _first_difference(after, env.state)
+    if key is not None:
+        fix = "Clone an entry of state that becomes another one: entries are written one after the other"
+        raise EnvError(explain(f"state[{key!r}] after {_name(env)}._step", "what _dynamics returned", "something else", fix))
     for i in range(len(state) if env.batch_size else 0):
         row, row_leaves = env.functional_step(state[i], action[i])
         alone: Leaves = {**dict(row.items()), **row_leaves}

@@ -53,8 +53,8 @@ def test_a_step_from_anywhere_equals_gymnasiums(cls):
     state["physics"] = torch.from_numpy(physics)
     ours.set_state(state)
     got = ours._step(torch.from_numpy(np.array(actions)))
-    # float32 keeps 7 digits. The car adds small numbers. An Acrobot that spins at 9 pi rad/s feels accelerations of some 1000 rad/s^2,
-    # four times per step: its speeds move by 1e-3, its angles by 1e-5.
+    # float32 keeps 7 digits. The car adds small numbers. An Acrobot that spins at 9 pi rad/s is accelerated by some 1000 rad/s^2
+    # in each of four stages: its speeds move by 1e-3, its angles by 1e-5.
     error = (got[keys.OBSERVATION] - torch.from_numpy(observation)).abs().amax(0)
     assert (error <= torch.tensor([2e-5] * 4 + [3e-3] * 2 if cls is Acrobot else [3e-7, 3e-8])).all()
     torch.testing.assert_close(got[keys.REWARD], torch.from_numpy(reward).float(), rtol=1e-6, atol=1e-6)

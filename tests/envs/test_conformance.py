@@ -259,7 +259,7 @@ class BrokenNative(NativeEnv):
         super().__init__(Composite({"observation": Unbounded()}), Categorical(2), num_envs=num_envs, max_steps=9, seed=0)
 
     def _initial(self, u):
-        return {"x": u[..., 0], "pair": u.expand(*u.shape[:-1], 2).contiguous()}
+        return {"pair": u.expand(*u.shape[:-1], 2).contiguous(), "x": u[..., 0]}
 
     def _dynamics(self, state, action, u):
         x, pair = state["x"] + action, state["pair"]
@@ -269,6 +269,8 @@ class BrokenNative(NativeEnv):
             pair = pair.double()
         elif self.fault == "mixes rows":
             x = x - x.mean()
+        elif self.fault == "view":
+            return {"pair": pair + 1, "x": pair[..., 0]}, x, torch.zeros_like(x, dtype=torch.bool)
         return {"x": x, "pair": pair}, x, torch.zeros_like(x, dtype=torch.bool)
 
     def _observe(self, state):
@@ -284,6 +286,7 @@ def test_the_correct_native_toy_passes():
     [
         ("writes its input", EnvError, r"BrokenNative._dynamics is given must be left.*changed 'pair'. Compute new tensors"),
         ("dtype", SpecError, r"BrokenNative._dynamics: state\['pair'\] must be torch.float32 \[3, 2\]; got torch.float64"),
+        ("view", EnvError, r"state\['x'\] after BrokenNative._step must be what _dynamics returned; .* Clone an entry of state"),
         ("mixes rows", EnvError, r"environment 0 in a batch must be what it is alone, bit for bit; got .* Use operations"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from rlbook.envs.native.acrobot import Acrobot
 from rlbook.envs.native.base import NativeEnv
+from rlbook.envs.native.breakout import Breakout
 from rlbook.envs.native.cartpole import CartPole
 from rlbook.envs.native.catch import Catch
 from rlbook.envs.native.gridworld import GridWorld, TransitionModel
@@ -14,6 +15,7 @@ from rlbook.envs.native.tmaze import TMaze
 __all__ = [
     "LQR",
     "Acrobot",
+    "Breakout",
     "CartPole",
     "Catch",
     "GridWorld",
