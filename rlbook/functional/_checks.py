@@ -41,10 +41,11 @@ def check_fraction(**fractions: float | Tensor) -> None:
 def check_factor(reward: Tensor, **factors: float | Tensor) -> None:
     """Raise unless every factor is a number in [0, 1] or a tensor, one for all or one per step, that broadcasts to the reward."""
     for name, x in factors.items():
-        if not isinstance(x, Tensor):
+        if isinstance(x, Tensor):
+            if x.ndim and not broadcasts(x, reward):
+                raise SpecError(_explain_shape(name, x, "reward", reward))
+        elif not 0.0 <= x <= 1.0:
             check_fraction(**{name: x})
-        elif x.ndim and not broadcasts(x, reward):
-            raise SpecError(_explain_shape(name, x, "reward", reward))
 
 
 def broadcasts(x: Tensor, like: Tensor) -> bool:
