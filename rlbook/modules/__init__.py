@@ -3,6 +3,12 @@
 from rlbook.modules.actor import Actor, Greedy, LogStd, ValueHead
 from rlbook.modules.batch_renorm import BatchRenorm
 from rlbook.modules.convnet import ConvNet, ImpalaNet
+from rlbook.modules.distributional import (
+    CategoricalQValueActor,
+    ImplicitQuantileNet,
+    ImplicitQValueActor,
+    QuantileQValueActor,
+)
 from rlbook.modules.dueling import DuelingHead
 from rlbook.modules.ensemble import Ensemble, ensemble
 from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
@@ -10,7 +16,7 @@ from rlbook.modules.flat import FlatParameters
 from rlbook.modules.make import Features, make_actor, make_qvalue, make_value
 from rlbook.modules.mlp import MLP
 from rlbook.modules.noisy import Dropout, NoisyExploration, NoisyLinear, resample_noise
-from rlbook.modules.qvalue import QValueActor, QValueHead
+from rlbook.modules.qvalue import QuantileQValueHead, QValueActor, QValueHead
 from rlbook.modules.recurrent import GRU, LSTM, Carry, Carrying, Recurrent, warm_up
 from rlbook.modules.value_norm import PopArt, RunningValueNorm
 
@@ -23,6 +29,7 @@ __all__ = [
     "BatchRenorm",
     "Carry",
     "Carrying",
+    "CategoricalQValueActor",
     "ConvNet",
     "Dropout",
     "DuelingHead",
@@ -32,6 +39,8 @@ __all__ = [
     "FlatParameters",
     "Greedy",
     "ImpalaNet",
+    "ImplicitQValueActor",
+    "ImplicitQuantileNet",
     "LogStd",
     "NoisyExploration",
     "NoisyLinear",
@@ -39,6 +48,8 @@ __all__ = [
     "PopArt",
     "QValueActor",
     "QValueHead",
+    "QuantileQValueActor",
+    "QuantileQValueHead",
     "RandomWarmup",
     "Recurrent",
     "RunningValueNorm",

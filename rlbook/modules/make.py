@@ -14,7 +14,8 @@ from rlbook.errors import SpecError, explain
 from rlbook.modules.actor import Actor, LogStd, ValueHead
 from rlbook.modules.ensemble import ensemble
 from rlbook.modules.mlp import MLP
-from rlbook.modules.qvalue import QValueActor, QValueHead
+from rlbook.modules.qvalue import QuantileQValueHead, QValueActor, QValueHead
+from rlbook.modules.recurrent import Recurrent
 from rlbook.specs import Bounded, Categorical, OneHot, Spec, Unbounded
 from rlbook.typing import Key
 
@@ -55,6 +56,8 @@ def make_actor(
     in_keys: Sequence[Key] | None = None,
     std: Literal["constant", "state", "none"] = "constant",
     orthogonal: bool = True,
+    recurrent: type[Recurrent] | None = None,
+    **layers: Any,
 ) -> Actor:
     """Build an actor for an environment: an MLP whose outputs are the parameters of the distribution that suits the actions.
 
@@ -66,6 +69,8 @@ def make_actor(
         std: the standard deviation of continuous actions: ``"constant"`` learns one that is the same in every state, as PPO does;
             ``"state"`` makes it an output of the network, as SAC does; ``"none"`` makes the actor deterministic, as in DDPG.
         orthogonal: initialise orthogonally, with a small last layer, as on-policy methods do; by PyTorch's default otherwise.
+        recurrent: ``GRU`` or ``LSTM`` makes the last hidden layer recurrent: a policy that remembers.
+        **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
     """
     read, features = _features(env, in_keys)
     spec = env.action_spec
@@ -76,7 +81,9 @@ def make_actor(
     outputs = spec.shape.numel() if continuous and std != "state" else for_spec(spec).num_params(spec)
     head: list[nn.Module] = [LogStd(outputs)] if continuous and std == "constant" else []
     gains = (HIDDEN_GAIN, ACTOR_GAIN) if orthogonal else None
-    mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=gains)
+    if recurrent is not None:
+        return Actor(_recurrent(recurrent, env, features, outputs, num_cells, activation, gains, *head), spec, read)
+    mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=gains, **layers)
     return Actor(_sequence(env, features, mlp, *head), spec, read)
 
 
@@ -87,10 +94,13 @@ def make_value(
     activation: Callable[[], nn.Module] = nn.Tanh,
     in_keys: Sequence[Key] | None = None,
     orthogonal: bool = True,
+    recurrent: type[Recurrent] | None = None,
 ) -> ValueHead:
     """Build a state-value function for an environment; see :func:`make_actor`."""
     read, features = _features(env, in_keys)
     gains = (HIDDEN_GAIN, VALUE_GAIN) if orthogonal else None
+    if recurrent is not None:
+        return ValueHead(_recurrent(recurrent, env, features, 1, num_cells, activation, gains), read)
     mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=gains)
     return ValueHead(_sequence(env, features, mlp), read)
 
@@ -102,17 +112,24 @@ def make_qvalue(
     activation: Callable[[], nn.Module] = nn.ReLU,
     in_keys: Sequence[Key] | None = None,
     members: int | None = None,
+    quantiles: int | None = None,
+    recurrent: type[Recurrent] | None = None,
+    **layers: Any,
 ) -> Any:
     """Build action values for an environment.
 
     Args:
         env, num_cells, activation, in_keys: see :func:`make_actor`.
         members: make an ensemble of so many networks; a single one by default.
+        quantiles: let each network give so many quantiles of the return (continuous actions).
+        recurrent: see :func:`make_actor`; for discrete actions and a single network.
+        **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
 
     Returns:
         A :class:`~rlbook.modules.QValueActor` where actions are discrete: one output per action. Else a
         :class:`~rlbook.modules.QValueHead`, whose network reads observation and action; an action with finite bounds reaches it
-        scaled to [-1, 1], so that no unit of the environment outweighs the others (see :class:`UnitAction`).
+        scaled to [-1, 1], so that no unit of the environment outweighs the others (see :class:`UnitAction`). With ``quantiles``
+        a :class:`~rlbook.modules.QuantileQValueHead`.
     """
     read, features = _features(env, in_keys)
     spec = env.action_spec
@@ -122,14 +139,24 @@ def make_qvalue(
         fix = "Encode the action as one choice, or use an actor: make_actor(env)"
         raise SpecError(explain("The action spec of make_qvalue", "Categorical, OneHot or continuous", repr(spec), fix))
     discrete = isinstance(spec, Categorical | OneHot)
-    inputs, outputs = (features, spec.n) if discrete else (Features([*features.specs, spec]), 1)
+    if recurrent is not None:
+        if not discrete or members is not None:
+            want, got = "one network of discrete actions", f"members={members} for {spec!r}"
+            raise SpecError(explain("A recurrent make_qvalue", want, got, "Leave out recurrent, or build the head yourself"))
+        return QValueActor(_recurrent(recurrent, env, features, spec.n, num_cells, activation, None), spec, read)
+    if discrete and quantiles is not None:
+        fix = "Build QuantileQValueActor yourself: it takes a network with quantiles for each action"
+        raise SpecError(explain("The action spec of make_qvalue with quantiles", "continuous", repr(spec), fix))
+    inputs, outputs = (features, spec.n) if discrete else (Features([*features.specs, spec]), quantiles or 1)
 
     def net() -> nn.Module:
-        made = _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation))
+        made = _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation, **layers))
         return UnitAction(made, spec) if isinstance(spec, Bounded) and not is_unit(spec) else made
 
     nets = net() if members is None else ensemble(net, members)
-    return QValueHead(nets, read) if continuous else QValueActor(nets, spec, read)
+    if discrete:
+        return QValueActor(nets, spec, read)
+    return QValueHead(nets, read) if quantiles is None else QuantileQValueHead(nets, quantiles, read)
 
 
 class UnitAction(nn.Module):
@@ -187,6 +214,30 @@ def _sequence(env: Any, features: Features, *layers: nn.Module) -> nn.Module:
     plain = all(len(spec.shape) == 1 and spec.dtype == torch.float32 for spec in features.specs)
     chain = layers if plain else (features, *layers)
     return (chain[0] if len(chain) == 1 else _Chain(*chain)).to(env.device)
+
+
+def _recurrent(
+    kind: type[Recurrent],
+    env: Any,
+    features: Features,
+    outputs: int,
+    num_cells: int | Sequence[int],
+    activation: Callable[[], nn.Module],
+    gains: tuple[float, float] | None,
+    *head: nn.Module,
+) -> nn.Module:
+    """Chain the layers with a recurrent one in the place of the last hidden one."""
+    *cells, size = [num_cells] if isinstance(num_cells, int) else num_cells
+    last = nn.Linear(size, outputs)
+    if gains is not None:
+        nn.init.orthogonal_(last.weight, gains[1])
+        nn.init.zeros_(last.bias)
+    layers: list[nn.Module] = []
+    if cells:
+        inner = None if gains is None else (gains[0], gains[0])
+        layers = [MLP(cells[-1], features.size, cells[:-1], activation=activation, orthogonal=inner), activation()]
+    whole = nn.Sequential(last, *head) if head else last
+    return kind(outputs, cells[-1] if cells else features.size, size, encoder=_Chain(features, *layers), head=whole).to(env.device)
 
 
 class _Chain(nn.Sequential):

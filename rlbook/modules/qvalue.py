@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook import keys
-from rlbook.errors import SpecError, explain
+from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.modules.actor import Reader
 from rlbook.modules.ensemble import Ensemble
 from rlbook.specs import Categorical, OneHot, Spec
@@ -76,6 +76,58 @@ class QValueHead(Reader):
         """Write ``state_action_value`` into ``td``."""
         td[keys.STATE_ACTION_VALUE] = self.value(td)
         return td
+
+
+class QuantileQValueHead(QValueHead):
+    """Quantiles of the return of a continuous action: a network of observation and action with one output for each.
+
+    Args:
+        net: module or function ``net(*observations, action)``, from ``[*, ...]`` to ``[*, quantiles]``; an
+            :class:`~rlbook.modules.Ensemble` of such for several critics.
+        quantiles: how many, at least 1; the i-th is that of ``(2 i + 1) / (2 quantiles)``, from 0.
+        in_keys: the observation entries ``net`` reads before the action.
+
+    Example:
+        >>> from rlbook import MLP, Pendulum
+        >>> from rlbook.modules import ensemble
+        >>> qvalue = QuantileQValueHead(ensemble(MLP(out_features=25), 5), 25)
+        >>> data = Pendulum(num_envs=4, seed=0).rollout(8)
+        >>> qvalue.atoms(data).shape, qvalue.members(data).shape, qvalue.value(data).shape
+        (torch.Size([5, 4, 8, 25]), torch.Size([5, 4, 8]), torch.Size([4, 8]))
+    """
+
+    def __init__(self, net: Callable[..., Tensor], quantiles: int, in_keys: Sequence[Key] = (keys.OBSERVATION,)):
+        super().__init__(net, in_keys)
+        if isinstance(quantiles, bool) or not isinstance(quantiles, int) or quantiles < 1:
+            raise ConfigError(explain("quantiles", "a positive integer", repr(quantiles), "Pass for example 25"))
+        self.quantiles = quantiles
+
+    def member(self, index: int) -> QuantileQValueHead:
+        """Return a head of one critic alone, with the same weights; of a network that is no ensemble this one."""
+        return QuantileQValueHead(self.net[index], self.quantiles, self.obs_keys) if isinstance(self.net, Ensemble) else self
+
+    def atoms(self, data: Data, action: Tensor | None = None, *, frozen: bool = False) -> Tensor:
+        """Return the quantiles that each critic gives to the return of an action, ``[n, *, quantiles]``.
+
+        Args:
+            data, action, frozen: see :meth:`members`.
+
+        Raises:
+            SpecError: the network has another number of outputs.
+        """
+        out = self.read(data, data[keys.ACTION] if action is None else action, frozen=frozen)
+        if out.ndim == 0 or out.shape[-1] != self.quantiles:
+            want, got = f"of shape [*, {self.quantiles}]", f"{list(out.shape)}"
+            raise SpecError(explain("A quantile network's output", want, got, f"Give it out_features={self.quantiles}"))
+        return out if isinstance(self.net, Ensemble) else out.unsqueeze(0)
+
+    def members(self, data: Data, action: Tensor | None = None, *, frozen: bool = False) -> Tensor:
+        """Return the mean that each critic gives to the return of an action, ``[n, *]``; see :class:`QValueHead`."""
+        return self.atoms(data, action, frozen=frozen).mean(-1)
+
+    def value(self, data: Data, action: Tensor | None = None, *, frozen: bool = False) -> Tensor:
+        """Return the mean of all quantiles, ``[*]``."""
+        return self.members(data, action, frozen=frozen).mean(0)
 
 
 class QValueActor(Reader):
@@ -151,6 +203,10 @@ class QValueActor(Reader):
     def best(self, values: Tensor, data: Data) -> Tensor:
         """Return the index of the best allowed action, int64 ``[*]``, given values ``[*, A]``."""
         return self.allowed(values, data).argmax(-1)
+
+    def value(self, data: Data) -> Tensor:
+        """Return the value of the best allowed action, ``[*]``: that of the state under the greedy policy."""
+        return self.allowed(self.values(data), data).amax(-1)
 
     def index(self, action: Tensor) -> Tensor:
         """Turn actions of the spec into indices, int64 ``[*]``."""
