@@ -140,6 +140,14 @@ class Update:
                 warn_eager(f"The update of {type(self.loss_fn).__name__}", error, stacklevel=3)
         return self._eager_call(batch, noise, only, moves)
 
+    def state_dict(self) -> dict[str, int]:
+        """Return what to save beside loss and optimizers: how many calls there were, which ``every`` goes by."""
+        return {"calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from a saved count."""
+        self._calls = state["calls"]
+
     def _active_terms(self) -> tuple[str, ...] | None:
         """Return the terms that are computed at this call; None for all."""
         skipped = {term for term, period in self.every.items() if self._calls % period}
@@ -149,11 +157,12 @@ class Update:
         self, batch: TensorDictBase, noise: dict[str, Tensor], only: Collection[str] | None, moves: bool
     ) -> TensorDict:
         active = [group for group in self.groups if group.is_active(only)]
-        for group in active:
-            group.flat.zero_grad()
         with self._autocast():
             metrics = self.loss_fn.compute(batch, noise, only)
-        metrics[keys.LOSS].backward()
+        parameters = [p for group in active for p in group.flat.parameters]
+        found = iter(torch.autograd.grad(metrics[keys.LOSS], parameters, allow_unused=True))
+        for group in active:
+            group.flat.set_grad([grad for _, grad in zip(group.flat.parameters, found, strict=False)])
         metrics = {name: value.detach() for name, value in metrics.items()}
         metrics["grad_norm"] = self._clip(active, [group.flat.gradient for group in active])
         self._finite.logical_and_(torch.isfinite(metrics[keys.LOSS] + metrics["grad_norm"]))

@@ -6,7 +6,7 @@ weights are updated by one kernel, clipped by one norm, averaged by one ``lerp_`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,13 @@ class FlatParameters:
         for p, grad in zip(self.parameters, self.gradients, strict=True):
             if p.grad is not grad:
                 p.grad = grad
+
+    def set_grad(self, gradients: Sequence[Tensor | None]) -> None:
+        """Write the gradient, one tensor for each parameter (None: zeros), and tie to it what was cut off."""
+        if self.vector.grad is not self.gradient:
+            self.zero_grad()
+        filled = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(self.parameters, gradients, strict=True)]
+        torch.cat([grad.flatten() for grad in filled], out=self.gradient)
 
     def check_tied(self) -> None:
         """Raise ConfigError when a parameter has moved out of the vector: it would be read, but never updated."""
