@@ -1,6 +1,7 @@
 """Running and judging training."""
 
 from rlbook.trainers.checkpoint import load_checkpoint, save_checkpoint
+from rlbook.trainers.episodes import WholeEpisodes
 from rlbook.trainers.evaluate import EpisodeReturns, EpisodeScore, evaluate
 from rlbook.trainers.offline_evaluation import FittedQ, OfflineEvaluation, evaluate_offline, fitted_q_evaluation
 
@@ -9,6 +10,7 @@ __all__ = [
     "EpisodeScore",
     "FittedQ",
     "OfflineEvaluation",
+    "WholeEpisodes",
     "evaluate",
     "evaluate_offline",
     "fitted_q_evaluation",
