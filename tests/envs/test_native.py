@@ -12,7 +12,21 @@ import pytest
 import torch
 
 from rlbook import keys
-from rlbook.envs import CartPole, GridWorld, NativeEnv, Pendulum
+from rlbook.envs import (
+    LQR,
+    Acrobot,
+    Breakout,
+    CartPole,
+    Catch,
+    GridWorld,
+    MountainCar,
+    MountainCarContinuous,
+    NativeEnv,
+    Pendulum,
+    ProbeBoth,
+    ProbeDelay,
+    TMaze,
+)
 from rlbook.errors import ConfigError, EnvError, MissingExtraError, MissingKeyError, SpecError
 from rlbook.specs import Bounded, Categorical, Composite
 
@@ -23,6 +37,15 @@ MAKERS = {
     "pendulum": Pendulum,
     "frozen_lake": lambda **kwargs: GridWorld.frozen_lake("4x4", **kwargs),
     "cliff": lambda **kwargs: GridWorld.cliff_walking(**kwargs),
+    "acrobot": Acrobot,
+    "mountain_car": MountainCar,
+    "mountain_car_continuous": MountainCarContinuous,
+    "lqr": LQR,
+    "catch": Catch,
+    "breakout": Breakout,
+    "tmaze": TMaze,
+    "probe_delay": ProbeDelay,
+    "probe_both": lambda **kwargs: ProbeBoth(continuous=True, **kwargs),
 }
 every_env = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 

@@ -102,7 +102,7 @@ class Breakout(NativeEnv):
     def _dynamics(self, state: State, action: Any, u: Tensor) -> tuple[State, Tensor, Tensor]:
         if self.sticky:
             action = torch.where(u[..., 0] < self.sticky, state["last_action"], action)
-        paddle = (state["paddle"] + self._moves[action]).clamp(0, SIZE - 1)
+        paddle = (state["paddle"] + self._moves.take(action)).clamp(0, SIZE - 1)
         x, y, across, down = state["ball"].unbind(-1)
         to_x, to_y = x + across, y + down
 

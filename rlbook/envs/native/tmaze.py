@@ -96,7 +96,7 @@ class TMaze(NativeEnv):
     def _observe(self, state: State) -> Leaves:
         position = state["position"]
         place = torch.where(position == 0, state["south"], torch.where(position == self.length, 3, 2))
-        return {keys.OBSERVATION: self._signs[place]}
+        return {keys.OBSERVATION: torch.nn.functional.embedding(place, self._signs)}
 
     def _render(self, index: int) -> np.ndarray:
         position, south = int(self._row("position", index)), int(self._row("south", index))
