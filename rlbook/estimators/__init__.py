@@ -2,7 +2,8 @@
 
 from rlbook.estimators.base import Estimator
 from rlbook.estimators.gae import GAE
+from rlbook.estimators.q_lambda import QLambda
 from rlbook.estimators.td import TD0, TDLambda
 from rlbook.estimators.vtrace import VTrace
 
-__all__ = ["GAE", "TD0", "Estimator", "TDLambda", "VTrace"]
+__all__ = ["GAE", "TD0", "Estimator", "QLambda", "TDLambda", "VTrace"]

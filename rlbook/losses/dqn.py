@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
-from rlbook.functional import td0_target
+from rlbook.functional import double_q_target, huber_loss, q_learning_target, squared_loss
 from rlbook.losses.base import Loss, Terms, next_of, unique, weighted_mean
 from rlbook.losses.targets import target_of
-from rlbook.modules.qvalue import QValueActor, pick
+from rlbook.modules.qvalue import QValueActor
 from rlbook.typing import Key
 
 Distance = Literal["l2", "smooth_l1"]
-DISTANCES = {"l2": torch.nn.functional.mse_loss, "smooth_l1": torch.nn.functional.smooth_l1_loss}
+DISTANCES = {"l2": squared_loss, "smooth_l1": huber_loss}
 
 
 class DQNLoss(Loss):
@@ -78,17 +78,16 @@ class DQNLoss(Loss):
 
     def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
-        value = self.qvalue.pick(self.qvalue.values(batch), batch[keys.ACTION])
-        target = self.target(batch)
-        terms = {"loss_value": weighted_mean(DISTANCES[self.distance](value, target, reduction="none"), batch)}
-        error = (target - value).abs()
-        return terms, {keys.TD_ERROR: error, "q_mean": value.mean(), "target_mean": target.mean()}
+        value, target = self.qvalue.pick(self.qvalue.values(batch), batch[keys.ACTION]), self.target(batch, noise)
+        terms = {"loss_value": weighted_mean(DISTANCES[self.distance](value, target), batch)}
+        return terms, {keys.TD_ERROR: (target - value).abs(), "q_mean": value.mean(), "target_mean": target.mean()}
 
     @torch.no_grad()
-    def target(self, batch: TensorDictBase) -> Tensor:
+    def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:
         """Return what the value of the action should be, ``[*]``."""
         nxt: Any = batch[keys.NEXT]
-        values = self.target_qvalue.values(nxt)
-        best = self.qvalue.best(self.qvalue.values(nxt) if self.is_double else values, nxt)
-        discount = batch.get(keys.DISCOUNT, self.gamma)
-        return td0_target(nxt[keys.REWARD], pick(values, best), nxt[keys.TERMINATED], discount)
+        values = self.qvalue.allowed(self.target_qvalue.values(nxt), nxt)
+        outcome = nxt[keys.TERMINATED], batch.get(keys.DISCOUNT, self.gamma)
+        if not self.is_double:
+            return q_learning_target(nxt[keys.REWARD], values, *outcome)
+        return double_q_target(nxt[keys.REWARD], values, self.qvalue.allowed(self.qvalue.values(nxt), nxt), *outcome)
