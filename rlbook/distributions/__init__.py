@@ -3,20 +3,24 @@
 from rlbook import specs
 from rlbook.distributions.base import Distribution
 from rlbook.distributions.categorical import Bernoulli, Categorical, MultiCategorical, OneHotCategorical
+from rlbook.distributions.composite import CompositeDistribution
 from rlbook.distributions.delta import Delta
 from rlbook.distributions.normal import LOG_STD_RANGE, DiagNormal, TanhNormal
+from rlbook.distributions.truncated_normal import TruncatedNormal
 from rlbook.errors import SpecError, explain
 
 __all__ = [
     "LOG_STD_RANGE",
     "Bernoulli",
     "Categorical",
+    "CompositeDistribution",
     "Delta",
     "DiagNormal",
     "Distribution",
     "MultiCategorical",
     "OneHotCategorical",
     "TanhNormal",
+    "TruncatedNormal",
     "for_spec",
 ]
 
@@ -24,7 +28,7 @@ __all__ = [
 def for_spec(spec: specs.Spec) -> type[Distribution]:
     """Return the stochastic distribution that suits actions of a spec.
 
-    ===================================== ======================
+    ===================================== =========================
     ``Categorical`` of shape ()           ``Categorical``
     ``Categorical`` of another shape      ``MultiCategorical``
     ``MultiCategorical``                  ``MultiCategorical``
@@ -32,10 +36,11 @@ def for_spec(spec: specs.Spec) -> type[Distribution]:
     ``Binary``                            ``Bernoulli``
     ``Bounded``, finite, float            ``TanhNormal``
     ``Unbounded``, float                  ``DiagNormal``
-    ===================================== ======================
+    ``Composite`` of these                ``CompositeDistribution``
+    ===================================== =========================
 
     Raises:
-        SpecError: none suits (integers in a range, one infinite bound, a Composite); the error says what to do.
+        SpecError: none suits (integers in a range, one infinite bound); the error says what to do.
 
     Example:
         >>> for_spec(specs.Bounded(-2.0, 2.0, shape=(1,))).__name__
@@ -54,8 +59,10 @@ def for_spec(spec: specs.Spec) -> type[Distribution]:
             return TanhNormal
         case specs.Unbounded() if spec.dtype.is_floating_point:
             return DiagNormal
-        case specs.Composite():
-            fix = "Build one distribution per entry of spec.leaves()"
+        case specs.Composite() if len(spec):
+            for leaf in spec.leaves().values():
+                for_spec(leaf)
+            return CompositeDistribution
         case specs.Bounded() if spec.dtype.is_floating_point:
             fix = "Give it two finite bounds for TanhNormal, or choose DiagNormal yourself and project the actions"
         case _:

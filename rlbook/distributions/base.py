@@ -42,6 +42,11 @@ class Distribution(ABC):
         """
 
     @classmethod
+    def noise_for(cls, spec: Spec, batch: Shape, generator: torch.Generator | None = None, device: DeviceLike = None) -> Tensor:
+        """Draw the random numbers of one action of ``spec`` for each row of ``batch``; see :meth:`base_noise`."""
+        return cls.base_noise((*batch, *spec.shape), generator, device)
+
+    @classmethod
     @abstractmethod
     def num_params(cls, spec: Spec) -> int:
         """Return how many network outputs an action of ``spec`` needs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from tensordict import TensorDictBase
@@ -30,11 +30,13 @@ class Reader(nn.Module):
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key]):
         super().__init__()
         self.net = net
-        self.in_keys = self.obs_keys = tuple(in_keys)
+        self.in_keys = tuple(in_keys)
+        self.mask_keys = tuple(key for key in self.in_keys if keys.as_tuple(key)[0] == keys.ACTION_MASK)
+        self.obs_keys = tuple(key for key in self.in_keys if key not in self.mask_keys)
         self.state_key: Key | None = None
         if isinstance(net, Recurrent):
             self.state_key = (keys.RECURRENT, self.role)
-            self.in_keys = (*self.obs_keys, self.state_key, NEXT_DONE)
+            self.in_keys = (*self.in_keys, self.state_key, NEXT_DONE)
 
     def read(self, data: TensorDictBase | Mapping[Key, Tensor], *extra: Tensor, frozen: bool = False) -> Tensor:
         """Apply the network to its entries, and to further inputs after them.
@@ -97,7 +99,8 @@ class Actor(Reader):
     Args:
         net: module or function from the observation entries ``[*, ...]`` to ``[*, P]``.
         spec: the action spec of one environment.
-        in_keys: the entries ``net`` reads.
+        in_keys: the entries ``net`` reads, and beside them ``action_mask``, which it does not: bool ``[*, P]``, false for choices
+            that get no probability (for a dictionary of actions ``("action_mask", name)``).
         dist: a :class:`~rlbook.distributions.Distribution` class, to choose another one.
 
     Raises:
@@ -138,13 +141,23 @@ class Actor(Reader):
 
     def dist(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Distribution:
         """Return the action distribution for a batch of observations ``[*]``."""
-        return self.dist_of(self.read(data))
+        return self.dist_of(self.read(data), self.mask_of(data))
 
-    def dist_of(self, params: Tensor) -> Distribution:
-        """Return the action distribution with these parameters, outputs ``[*, P]`` of the network as :meth:`read` returns them."""
+    def dist_of(self, params: Tensor, mask: Any = None) -> Distribution:
+        """Return the distribution with these parameters, ``[*, P]`` as from :meth:`read`, and the mask of :meth:`mask_of`."""
         if self._chosen is None:
             self._chosen = self._choose(params)
-        return self._chosen.from_params(params, self.spec)
+        return self._chosen.from_params(params, self.spec, mask)
+
+    def mask_of(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Any:
+        """Return which choices are allowed: the mask, the masks of a dictionary of actions by their names, or None."""
+        if not self.mask_keys:
+            return None
+        masks = {keys.as_tuple(key)[1:]: data.get(key, None) for key in self.mask_keys}
+        if any(mask is None for mask in masks.values()):
+            want, got = f"a batch with {', '.join(map(keys.pretty, self.mask_keys))}", f"{sorted(map(str, data.keys()))}"
+            raise MissingKeyError(explain("What an Actor reads", want, got, "Leave the mask out of in_keys, or keep the entry"))
+        return masks.get((), {name[0] if len(name) == 1 else name: mask for name, mask in masks.items()})
 
     def _choose(self, params: Tensor) -> type[Distribution]:
         """Pick the distribution that fits the number of outputs, once."""
@@ -167,7 +180,7 @@ class Actor(Reader):
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor | None:
         """Draw the random numbers behind the actions of ``shape`` steps; None where actions need none."""
         chosen = self._dist or self._chosen or for_spec(self.spec)
-        return None if chosen is Delta else chosen.base_noise((*shape, *self.spec.shape), device=device)
+        return None if chosen is Delta else chosen.noise_for(self.spec, tuple(shape), device=device)
 
     def act(self, leaves: Mapping[Key, Tensor], noise: Tensor | None = None) -> Leaves:
         """Turn observations and random numbers into actions and their log-probabilities, without a TensorDict.

@@ -234,13 +234,20 @@ class UniformMixture(Exploration):
         explores, u = noise[..., 0] < 1, noise.clamp(max=BELOW_ONE)
         mask = leaves.get(keys.ACTION_MASK, None)
         random = self.spec.from_uniform(u) if mask is None else self._allowed(mask, u)
-        return torch.where(explores.reshape(explores.shape + (1,) * (action.ndim - explores.ndim)), random, action)
+        if isinstance(action, TensorDictBase):
+            return action.apply(lambda own, other: _where(explores, other, own), random)  # type: ignore[return-value]
+        return _where(explores, random, action)
 
     def _allowed(self, mask: Tensor, u: Tensor) -> Tensor:
         """Draw uniformly among the choices that the mask ``[*, num_params]`` allows."""
         dist = for_spec(self.spec).from_params(torch.zeros_like(mask, dtype=torch.float32), self.spec, mask)
         shape = self.spec.shape[:-1] if isinstance(self.spec, OneHot) else self.spec.shape
         return dist.sample(u.reshape(u.shape[:-1] + shape))
+
+
+def _where(flag: Tensor, x: Tensor, other: Tensor) -> Tensor:
+    """Return ``x`` where the flag ``[*batch]`` holds, else ``other``, both ``[*batch, ...]``."""
+    return torch.where(flag.reshape(flag.shape + (1,) * (x.ndim - flag.ndim)), x, other)
 
 
 class EpsilonGreedy(UniformMixture):

@@ -112,7 +112,7 @@ def test_masks_reach_the_discrete_distributions_only() -> None:
 @pytest.mark.parametrize(
     "spec, fix",
     [
-        (specs.Composite(a=specs.Binary()), r"Build one distribution per entry of spec\.leaves\(\)"),
+        (specs.Composite(a=specs.Binary(), b=specs.Bounded(0.0, math.inf, (2,))), "Give it two finite bounds"),
         (specs.Bounded(0.0, math.inf, (2,)), "Give it two finite bounds"),
         (specs.Bounded(0, 3, (2,), torch.int64), r"Describe integers from 0 to n-1 as Categorical\(n\)"),
         (specs.Unbounded(2, torch.int64), r"Describe integers from 0 to n-1 as Categorical\(n\)"),
