@@ -1,7 +1,8 @@
 """Run, queue, list and report reference scores.
 
-``python -m benchmarks.scores run ppo_cartpole --seeds 0-4 --budget 3600`` trains the seeds that are not finished, each in a process of its
-own with one thread, and goes on where an earlier call was stopped. ``queue`` does that for several items in the background.
+``python -m benchmarks.scores run ppo_cartpole --seeds 0-4 --budget 3600`` trains the seeds that are not finished, each in a
+process of its own with one thread, and goes on where an earlier call was stopped. ``queue`` does that for several items in the
+background.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ ROOT = Path(__file__).parents[2]
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status."""
     options = parse(arguments)
-    return {"run": run_command, "queue": queue_command, "status": status_command, "report": report_command}[options.command](
-        options
-    )
+    commands = {"run": run_command, "queue": queue_command, "status": status_command, "report": report_command}
+    return commands[options.command](options)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -90,10 +90,9 @@ def queue_command(options: argparse.Namespace) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.scores", *sys.argv[1:], "--foreground"]
         with log.open("a") as file:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        print(f"Process {process.pid} works in the background and writes to {log}. kill {process.pid} stops it; runs are saved.")
+            quiet = subprocess.DEVNULL
+            process = subprocess.Popen(command, cwd=ROOT, stdin=quiet, stdout=file, stderr=file, start_new_session=True)
+        print(f"Process {process.pid} works in the background and writes to {log}. Stop it with kill: runs are saved.")
         return 0
     os.nice(max(0, 10 - os.nice(0)))
     names = options.items

@@ -1,9 +1,9 @@
 """The items, and what others have published on the same environments.
 
-Published scores are copied from the place that is named with them, never from memory. Three things differ from ours and between them: the
-version of an environment (MuJoCo v1 to v3 run on mujoco-py, v4 on the mujoco bindings, and v5, which we use, corrects rewards and
-observations: Hopper and Walker2d score differently, HalfCheetah alike), what is averaged (training episodes, or a
-separate evaluation without exploration), and the number of steps, which is given where it is not ours.
+Published scores are copied from the place that is named with them, never from memory. Three things differ from ours and between
+them: the version of an environment (MuJoCo v1 to v3 run on mujoco-py, v4 on the mujoco bindings, v5, which is ours, changed
+rewards, observations and models), what is averaged (training episodes, or a separate evaluation without exploration), and the
+number of steps, which is given with each.
 """
 
 from __future__ import annotations
