@@ -1,8 +1,8 @@
 """One gradient step of DQN, SAC and TD3: losses, backward, optimizers, target networks.
 
 DQN has CleanRL's CartPole network (120-84) and batch (128), SAC and TD3 two hidden layers of 256 units, batches of 256, and the
-sizes of HalfCheetah (17 observations, 6 actions). Every call is one pass over 16 batches made beforehand; SB3, whose training step
-draws its own batches, draws them from a filled buffer. TD3's actor and targets move at every second step, in all contenders.
+sizes of HalfCheetah (17 observations, 6 actions). Every call is one pass over 16 batches made beforehand; SB3, whose training
+step draws its own batches, draws them from a filled buffer. TD3's actor and targets move at every second step everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from benchmarks import peers
 from benchmarks.harness import Case, Make, Prepared, Task, faster
 from benchmarks.items.ppo_minibatch import over
 
@@ -343,7 +342,6 @@ def sb3_of(algorithm: str) -> Make:
 
     def prepare() -> Prepared:
         import stable_baselines3
-
         from gymnasium import Env, spaces
 
         is_dqn = algorithm == "DQN"
