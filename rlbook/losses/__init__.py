@@ -9,6 +9,7 @@ from rlbook.losses.dqn import DQNLoss
 from rlbook.losses.mpo import MPOLoss
 from rlbook.losses.munchausen import MunchausenIQNLoss, MunchausenLoss
 from rlbook.losses.policy_gradient import A2CLoss, ReinforceLoss, VTraceLoss
+from rlbook.losses.ppg import PPGAuxiliaryLoss
 from rlbook.losses.ppo import PPOKLLoss, PPOLoss
 from rlbook.losses.pqn import PQNLoss
 from rlbook.losses.r2d2 import R2D2Loss
@@ -16,6 +17,7 @@ from rlbook.losses.redq import REDQLoss
 from rlbook.losses.sac import SACLoss, SACv1Loss
 from rlbook.losses.targets import HardUpdate, SoftUpdate, target_of
 from rlbook.losses.tqc import TQCLoss
+from rlbook.losses.trpo import TRPOLoss, TRPOUpdate
 from rlbook.losses.update import Update, compile_update
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "MPOLoss",
     "MunchausenIQNLoss",
     "MunchausenLoss",
+    "PPGAuxiliaryLoss",
     "PPOKLLoss",
     "PPOLoss",
     "PQNLoss",
@@ -43,6 +46,8 @@ __all__ = [
     "SoftUpdate",
     "TD3Loss",
     "TQCLoss",
+    "TRPOLoss",
+    "TRPOUpdate",
     "Update",
     "VTraceLoss",
     "compile_update",

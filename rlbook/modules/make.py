@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,10 +11,19 @@ from torch import Tensor, nn
 
 from rlbook import keys
 from rlbook.distributions import for_spec
-from rlbook.errors import SpecError, explain
+from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.modules.actor import Actor, LogStd, ValueHead
+from rlbook.modules.convnet import ConvNet
+from rlbook.modules.distributional import (
+    CategoricalQValueActor,
+    ImplicitQuantileNet,
+    ImplicitQValueActor,
+    QuantileQValueActor,
+)
+from rlbook.modules.dueling import DuelingHead
 from rlbook.modules.ensemble import ensemble
 from rlbook.modules.mlp import MLP
+from rlbook.modules.noisy import NoisyLinear
 from rlbook.modules.qvalue import QuantileQValueHead, QValueActor, QValueHead
 from rlbook.modules.recurrent import Recurrent
 from rlbook.specs import Bounded, Categorical, OneHot, Spec, Unbounded
@@ -24,28 +34,57 @@ HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
 
 
 class Features(nn.Module):
-    """Make one float vector of observation entries: choices become one-hot, bytes are scaled to [0, 1], all is flattened.
+    """Make one float vector of observation entries: choices become one-hot, images go through convolutions, all is flattened.
+
+    An image is an entry with three dimensions, channels first or last (the shorter of the two), of at least 8 pixels each way:
+    boards and pictures of fewer than 36 pixels get the convolution of MinAtar, larger ones those of the Nature DQN. Bytes are
+    scaled to [0, 1].
 
     Args:
         specs: the spec of each entry, in the order of the inputs.
+        gain: of an orthogonal initialisation of the convolutions; PyTorch's default when None.
     """
 
-    def __init__(self, specs: Sequence[Spec]):
+    def __init__(self, specs: Sequence[Spec], gain: float | None = None):
         super().__init__()
         self.specs = list(specs)
-        self.size = sum(spec.shape.numel() * (spec.n if isinstance(spec, Categorical) else 1) for spec in self.specs)
+        self.images = nn.ModuleDict({str(i): _convnet(spec, gain) for i, spec in enumerate(self.specs) if is_image(spec)})
+        sizes = [spec.shape.numel() * (spec.n if isinstance(spec, Categorical) else 1) for spec in self.specs]
+        for i, net in self.images.items():
+            sizes[int(i)] = net.out_features  # type: ignore[assignment]
+        self.size = sum(sizes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map entries ``[*, ...]`` to ``[*, size]``."""
         parts = []
-        for spec, x in zip(self.specs, inputs, strict=True):
+        for i, (spec, x) in enumerate(zip(self.specs, inputs, strict=True)):
             batch = x.shape[: x.ndim - len(spec.shape)]
+            if str(i) in self.images:
+                parts.append(self.images[str(i)](x))
+                continue
             if isinstance(spec, Categorical):
                 x = nn.functional.one_hot(x.long(), spec.n)
             elif spec.dtype == torch.uint8:
                 x = x / 255
             parts.append(x.float().reshape(*batch, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def is_image(spec: Spec) -> bool:
+    """Say whether an entry is an image: three dimensions, two of them of at least 8 pixels, and no choices."""
+    return not isinstance(spec, Categorical) and len(spec.shape) == 3 and min(_image_shape(spec)[1:]) >= 8
+
+
+def _image_shape(spec: Spec) -> tuple[int, int, int]:
+    """Return ``(C, H, W)`` of a spec with either layout."""
+    first, middle, last = spec.shape
+    return (last, first, middle) if last < first else (first, middle, last)
+
+
+def _convnet(spec: Spec, gain: float | None) -> ConvNet:
+    shape = _image_shape(spec)
+    make = ConvNet if min(shape[1:]) >= 36 else ConvNet.minatar
+    return make(in_shape=shape, channels_last=spec.shape[-1] < spec.shape[0], orthogonal=gain)
 
 
 def make_actor(
@@ -72,7 +111,8 @@ def make_actor(
         recurrent: ``GRU`` or ``LSTM`` makes the last hidden layer recurrent: a policy that remembers.
         **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
     """
-    read, features = _features(env, in_keys)
+    read, features = _features(env, in_keys, HIDDEN_GAIN if orthogonal else None)
+    read += _masks(env, in_keys)
     spec = env.action_spec
     continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
     if not continuous and std != "constant":
@@ -97,7 +137,7 @@ def make_value(
     recurrent: type[Recurrent] | None = None,
 ) -> ValueHead:
     """Build a state-value function for an environment; see :func:`make_actor`."""
-    read, features = _features(env, in_keys)
+    read, features = _features(env, in_keys, HIDDEN_GAIN if orthogonal else None)
     gains = (HIDDEN_GAIN, VALUE_GAIN) if orthogonal else None
     if recurrent is not None:
         return ValueHead(_recurrent(recurrent, env, features, 1, num_cells, activation, gains), read)
@@ -113,6 +153,10 @@ def make_qvalue(
     in_keys: Sequence[Key] | None = None,
     members: int | None = None,
     quantiles: int | None = None,
+    implicit: bool = False,
+    support: tuple[float, float, int] | None = None,
+    dueling: bool = False,
+    noisy: bool = False,
     recurrent: type[Recurrent] | None = None,
     **layers: Any,
 ) -> Any:
@@ -121,12 +165,18 @@ def make_qvalue(
     Args:
         env, num_cells, activation, in_keys: see :func:`make_actor`.
         members: make an ensemble of so many networks; a single one by default.
-        quantiles: let each network give so many quantiles of the return (continuous actions).
+        quantiles: let each network give so many quantiles of the return: QR-DQN, TQC.
+        implicit: let it give any quantile asked for, of which ``quantiles`` (32 by default) make a value: IQN.
+        support: let it give the probabilities of returns on a grid, ``(lowest, highest, count)``: C51.
+        dueling: part the last hidden layer into one for the state's value and one for the advantages of the actions.
+        noisy: make all linear layers noisy, to explore by them (see :class:`~rlbook.modules.NoisyExploration`).
         recurrent: see :func:`make_actor`; for discrete actions and a single network.
         **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
 
+    ``implicit``, ``support`` and ``dueling`` are for discrete actions.
+
     Returns:
-        A :class:`~rlbook.modules.QValueActor` where actions are discrete: one output per action. Else a
+        A :class:`~rlbook.modules.QValueActor` where actions are discrete, of the kind that the options ask for. Else a
         :class:`~rlbook.modules.QValueHead`, whose network reads observation and action; an action with finite bounds reaches it
         scaled to [-1, 1], so that no unit of the environment outweighs the others (see :class:`UnitAction`). With ``quantiles``
         a :class:`~rlbook.modules.QuantileQValueHead`.
@@ -144,19 +194,111 @@ def make_qvalue(
             want, got = "one network of discrete actions", f"members={members} for {spec!r}"
             raise SpecError(explain("A recurrent make_qvalue", want, got, "Leave out recurrent, or build the head yourself"))
         return QValueActor(_recurrent(recurrent, env, features, spec.n, num_cells, activation, None), spec, read)
-    if discrete and quantiles is not None:
-        fix = "Build QuantileQValueActor yourself: it takes a network with quantiles for each action"
-        raise SpecError(explain("The action spec of make_qvalue with quantiles", "continuous", repr(spec), fix))
-    inputs, outputs = (features, spec.n) if discrete else (Features([*features.specs, spec]), quantiles or 1)
+    layers |= {"activation": activation} | ({"layer": NoisyLinear} if noisy else {})
+    if isinstance(spec, Categorical | OneHot):
+        cells = [num_cells] * 2 if isinstance(num_cells, int) else list(num_cells)
+
+        def net_of(each: int) -> nn.Module:
+            own = Features(features.specs)  # convolutions of its own
+            return _choices(env, own, spec.n, each, cells, implicit, dueling, layers)
+
+        return _discrete(spec, read, net_of, members, quantiles, implicit, support)
+    if implicit or dueling or support is not None:
+        fix = "Leave out implicit, dueling and support"
+        raise SpecError(explain("The action spec of make_qvalue with these options", "discrete", repr(spec), fix))
+    inputs = Features([*features.specs, spec])
 
     def net() -> nn.Module:
-        made = _sequence(env, inputs, MLP(outputs, inputs.size, num_cells, activation=activation, **layers))
+        own = Features(inputs.specs)  # convolutions of its own
+        made = _sequence(env, own, MLP(quantiles or 1, inputs.size, num_cells, **layers))
         return UnitAction(made, spec) if isinstance(spec, Bounded) and not is_unit(spec) else made
 
     nets = net() if members is None else ensemble(net, members)
-    if discrete:
-        return QValueActor(nets, spec, read)
     return QValueHead(nets, read) if quantiles is None else QuantileQValueHead(nets, quantiles, read)
+
+
+def _discrete(
+    spec: Categorical | OneHot,
+    read: Sequence[Key],
+    net_of: Callable[[int], nn.Module],
+    members: int | None,
+    quantiles: int | None,
+    implicit: bool,
+    support: tuple[float, float, int] | None,
+) -> QValueActor:
+    """Wrap networks, made by ``net_of(outputs_per_action)``, as the kind of action values that the options ask for."""
+    if support is not None and (implicit or quantiles is not None):
+        fix = "Pass one of them"
+        raise ConfigError(explain("The distribution of make_qvalue", "of one kind", "support and quantiles", fix))
+    each = 1 if implicit else quantiles or (1 if support is None else support[2])
+    nets = net_of(each) if members is None else ensemble(partial(net_of, each), members)
+    if support is not None:
+        return CategoricalQValueActor(nets, spec, read, v_min=support[0], v_max=support[1], atoms=support[2])
+    if implicit:
+        return ImplicitQValueActor(nets, spec, read, quantiles=quantiles or 32)
+    return QValueActor(nets, spec, read) if quantiles is None else QuantileQValueActor(nets, spec, read, quantiles=quantiles)
+
+
+def _choices(
+    env: Any,
+    features: Features,
+    actions: int,
+    each: int,
+    cells: list[int],
+    implicit: bool,
+    dueling: bool,
+    layers: dict[str, Any],
+) -> nn.Module:
+    """Make a network with ``each`` numbers for every action; parted or implicit behind its first layers."""
+    last: Callable[..., nn.Module] = partial(DuelingHead, outputs_per_action=each) if dueling else partial(MLP)
+    outputs = actions if dueling else actions * each
+    if not implicit and not dueling:
+        return _sequence(env, features, MLP(outputs, features.size, cells, **layers))
+    shared, own = (cells[:1], cells[1:]) if implicit else (cells[:-1], cells[-1:])
+    if not shared:  # what features there are is shared, as convolutions
+        return _sequence(env, features, last(outputs, features.size, own, **layers))
+    body = [MLP(shared[-1], features.size, shared[:-1], **layers), layers["activation"]()]
+    head = last(outputs, shared[-1], own, **layers)
+    if implicit:
+        return ImplicitQuantileNet(_sequence(env, features, *body), head, shared[-1]).to(env.device)
+    return _sequence(env, features, *body, head)
+
+
+def make_actor_value(
+    env: Any,
+    *,
+    num_cells: int | Sequence[int] = (64, 64),
+    activation: Callable[[], nn.Module] = nn.Tanh,
+    in_keys: Sequence[Key] | None = None,
+    **layers: Any,
+) -> tuple[Actor, ValueHead]:
+    """Build an actor and a state-value function on one trunk: all layers but the last are shared, convolutions included.
+
+    Learning from pixels the trunk is most of the work, and both need the same. With small vectors two networks learn better
+    (Andrychowicz et al. 2021). Each reads the trunk for itself; compiled code computes it once.
+
+    Args:
+        env, num_cells, activation, in_keys: see :func:`make_actor`; ``num_cells`` are the trunk's.
+        **layers: more settings of the trunk's :class:`~rlbook.modules.MLP`, such as ``norm``.
+
+    Example:
+        >>> from rlbook import CartPole
+        >>> actor, value = make_actor_value(CartPole(num_envs=4))
+        >>> value.net[0] is actor.net[0]
+        True
+    """
+    read, features = _features(env, in_keys, HIDDEN_GAIN)
+    spec = env.action_spec
+    continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
+    outputs = spec.shape.numel() if continuous else for_spec(spec).num_params(spec)
+    *cells, size = [num_cells] if isinstance(num_cells, int) else num_cells
+    hidden = MLP(size, features.size, cells, activation=activation, orthogonal=(HIDDEN_GAIN, HIDDEN_GAIN), **layers)
+    trunk = _Chain(_sequence(env, features, hidden), activation())
+    head: list[nn.Module] = [LogStd(outputs)] if continuous else []
+    policy = MLP(outputs, size, [], orthogonal=(HIDDEN_GAIN, ACTOR_GAIN))
+    values = MLP(1, size, [], orthogonal=(HIDDEN_GAIN, VALUE_GAIN))
+    actor = Actor(_Chain(trunk, policy, *head).to(env.device), spec, [*read, *_masks(env, in_keys)])
+    return actor, ValueHead(_Chain(trunk, values).to(env.device), read)
 
 
 class UnitAction(nn.Module):
@@ -193,9 +335,19 @@ def is_unit(spec: Bounded) -> bool:
 BOOKKEEPING = (keys.STEP_COUNT, keys.EPISODE_RETURN)
 
 
-def _features(env: Any, in_keys: Sequence[Key] | None) -> tuple[list[Key], Features]:
+def _masks(env: Any, in_keys: Sequence[Key] | None) -> list[Key]:
+    """Return the masks of the actions among the observation entries: an actor reads them, its network does not."""
+    return [key for key in (env.observation_spec.leaves() if in_keys is None else in_keys) if _is_mask(key)]
+
+
+def _is_mask(key: Key) -> bool:
+    return keys.as_tuple(key)[0] == keys.ACTION_MASK
+
+
+def _features(env: Any, in_keys: Sequence[Key] | None, gain: float | None = None) -> tuple[list[Key], Features]:
     leaves = env.observation_spec.leaves()
     read = [key for key in leaves if key not in BOOKKEEPING] if in_keys is None else list(in_keys)
+    read = [key for key in read if not _is_mask(key)]
     missing = [key for key in read if key not in leaves]
     if missing or not read:
         raise SpecError(
@@ -206,7 +358,7 @@ def _features(env: Any, in_keys: Sequence[Key] | None) -> tuple[list[Key], Featu
                 "Name observation entries of the environment",
             )
         )
-    return read, Features([leaves[key] for key in read])
+    return read, Features([leaves[key] for key in read], gain)
 
 
 def _sequence(env: Any, features: Features, *layers: nn.Module) -> nn.Module:
@@ -237,7 +389,9 @@ def _recurrent(
         inner = None if gains is None else (gains[0], gains[0])
         layers = [MLP(cells[-1], features.size, cells[:-1], activation=activation, orthogonal=inner), activation()]
     whole = nn.Sequential(last, *head) if head else last
-    return kind(outputs, cells[-1] if cells else features.size, size, encoder=_Chain(features, *layers), head=whole).to(env.device)
+    return kind(outputs, cells[-1] if cells else features.size, size, encoder=_Chain(features, *layers), head=whole).to(
+        env.device
+    )
 
 
 class _Chain(nn.Sequential):

@@ -260,8 +260,8 @@ def state_before(net: Recurrent, key: Key, data: TensorDictBase | Mapping[Key, T
     done, state = data.get(NEXT_DONE, None), data.get(key, None)
     if done is None or done.ndim < 2:
         return {"state": data[key] if state is None else state}
-    time = done.ndim - 1
-    return {"state": net.initial_state(done.shape[:-1]) if state is None else state.select(time, 0), "done": done}
+    first = net.initial_state(done.shape[:-1]) if state is None else state.select(done.ndim - 1, 0).detach()
+    return {"state": first, "done": done}
 
 
 def warm_up(module: Any, data: TensorDictBase, steps: int) -> TensorDictBase:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 
 from rlbook.collectors import Collector
 from rlbook.envs.make import make_env
 from rlbook.estimators import GAE
 from rlbook.functional import explained_variance
 from rlbook.losses import PPOLoss, compile_update
-from rlbook.modules import make_actor, make_value
+from rlbook.modules import Actor, ValueHead, make_actor, make_value
 from rlbook.recipes.base import Recipe, normalized
 from rlbook.replay import minibatches
 
@@ -68,6 +70,8 @@ class PPOConfig:
 class PPO(Recipe):
     """Proximal policy optimisation (Schulman et al. 2017).
 
+    Variants replace :meth:`make_modules`, :attr:`policy` or :meth:`batches`.
+
     Args:
         config: the settings.
 
@@ -79,13 +83,14 @@ class PPO(Recipe):
         2048
     """
 
+    config: Any
+
     def __init__(self, config: PPOConfig):
         super().__init__(config)
         self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
-        self.actor = make_actor(self.env, num_cells=config.num_cells)
-        self.value = make_value(self.env, num_cells=config.num_cells)
+        self.actor, self.value = self.make_modules()
         self.loss_fn = PPOLoss(
             self.actor, self.value, clip_eps=config.clip_eps, entropy_coef=config.entropy_coef, value_coef=config.value_coef
         )
@@ -93,7 +98,22 @@ class PPO(Recipe):
         self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
         self.estimator = GAE(self.value, config.gamma, config.gae_lambda)
         size, total = config.frames_per_batch, config.total_frames
-        self.collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total, compile=config.compile)
+        self.collector = Collector(self.env, self.policy, frames_per_batch=size, total_frames=total, compile=config.compile)
+
+    def make_modules(self) -> tuple[Actor, ValueHead]:
+        """Return actor and critic."""
+        cells = self.config.num_cells
+        return make_actor(self.env, num_cells=cells), make_value(self.env, num_cells=cells)
+
+    @property
+    def policy(self) -> Any:
+        """The policy that collects."""
+        return self.actor
+
+    def batches(self, data: TensorDictBase) -> Iterator[TensorDictBase]:
+        """Yield the minibatches of a round."""
+        config = self.config
+        return minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys)
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect, estimate, update; yield the metrics of each round."""
@@ -104,7 +124,7 @@ class PPO(Recipe):
                 self.optimizer.param_groups[0]["lr"] = config.lr * left
                 self.loss_fn.clip_eps = config.clip_eps * (left if config.anneal_clip else 1)
             data = self.estimator(data)
-            for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
+            for batch in self.batches(data):
                 metrics = self.update(batch)
             score = self.episodes(data)
             explained = explained_variance(data["state_value"], data["value_target"]).item()
