@@ -13,7 +13,8 @@ from rlbook.modules.dueling import DuelingHead
 from rlbook.modules.ensemble import Ensemble, ensemble
 from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
 from rlbook.modules.flat import FlatParameters
-from rlbook.modules.make import Features, make_actor, make_qvalue, make_value
+from rlbook.modules.gsde import StateDependentExploration, StateDependentStd
+from rlbook.modules.make import Features, make_actor, make_actor_value, make_qvalue, make_value
 from rlbook.modules.mlp import MLP
 from rlbook.modules.noisy import Dropout, NoisyExploration, NoisyLinear, resample_noise
 from rlbook.modules.qvalue import QuantileQValueHead, QValueActor, QValueHead
@@ -54,9 +55,12 @@ __all__ = [
     "Recurrent",
     "RunningValueNorm",
     "Schedule",
+    "StateDependentExploration",
+    "StateDependentStd",
     "ValueHead",
     "ensemble",
     "make_actor",
+    "make_actor_value",
     "make_qvalue",
     "make_value",
     "resample_noise",

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import nn
 from torch.testing import assert_close
 
 from rlbook import CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
 from rlbook.distributions import Categorical, DiagNormal, MultiCategorical, TanhNormal
 from rlbook.errors import SpecError
-from rlbook.modules import Features, LogStd, make_actor, make_qvalue, make_value
+from rlbook.modules import Features, LogStd, make_actor, make_actor_value, make_qvalue, make_value
 from rlbook.modules.make import UnitAction
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
 from rlbook.specs import Categorical as Choice
@@ -128,3 +129,67 @@ def test_critics_see_actions_in_units_of_their_range():
     assert not any(isinstance(layer, UnitAction) for layer in plain.modules())
     unbounded = make_qvalue(env_of({"observation": VECTOR}, Unbounded(2)))
     assert not any(isinstance(layer, UnitAction) for layer in unbounded.modules())
+
+
+# ---- images, masks, shared trunks ------------------------------------------------------------------------------------------
+class Seen:
+    """What the makers read of an environment."""
+
+    def __init__(self, action, **entries):
+        self.observation_spec, self.action_spec, self.device = Composite(entries), action, torch.device("cpu")
+
+
+IMAGES = {
+    "pixels": (Bounded(0, 255, (4, 84, 84), torch.uint8), (32, 4, 8, 8), 512),
+    "pixels_last": (Bounded(0, 255, (84, 84, 3), torch.uint8), (32, 3, 8, 8), 512),
+    "board": (Binary((10, 10, 6)), (16, 6, 3, 3), 128),
+    "board_first": (Bounded(0.0, 1.0, (2, 10, 8)), (16, 2, 3, 3), 128),
+}
+
+
+@pytest.mark.parametrize(("spec", "kernels", "size"), IMAGES.values(), ids=IMAGES)
+def test_images_go_through_convolutions(spec, kernels, size):
+    env = Seen(Choice(3), image=spec, speed=Unbounded(2))
+    td = TensorDict({"image": spec.rand((5,)), "speed": torch.randn(5, 2)}, (5,))
+    actor, value, qvalue = make_actor(env), make_value(env), make_qvalue(env, members=2)
+    for features in (actor.net[0], value.net[0], *(net[0] for net in qvalue.net)):
+        assert features.images["0"].body[0].weight.shape == kernels
+        assert features.size == size + 2
+    assert actor(td.clone())["action"].shape == value.value(td).shape == (5,)
+    assert qvalue.members(td).shape == (2, 5, 3)
+    first, second = (net[0].images["0"].body[0].weight for net in qvalue.net)
+    assert (first != second).any()  # no member shares another's
+
+
+def test_what_is_no_image_is_flattened():
+    for spec in (Unbounded((1, 10, 5)), Unbounded((5, 5)), Choice(3, (9, 9, 9))):
+        assert not Features([spec]).images
+
+
+@pytest.mark.parametrize("name", ["action_mask", ("action_mask", "gear")])
+def test_masks_reach_the_actor_and_not_its_network(name):
+    action = Choice(3) if name == "action_mask" else Composite(gear=Choice(3))
+    env = Seen(action, observation=Unbounded(2))
+    env.observation_spec = env.observation_spec.replace({name: Binary(3)})
+    actor, value = make_actor(env), make_value(env)
+    assert actor.in_keys == ("observation", name)
+    assert value.in_keys == ("observation",)
+    td = TensorDict({"observation": torch.randn(200, 2)}, (200,))
+    td[name] = torch.tensor([True, False, True]).expand(200, 3)
+    taken = actor(td)["action"]
+    assert set((taken if name == "action_mask" else taken["gear"]).tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize("action", [Choice(3), Bounded(-1.0, 1.0, (2,))], ids=["discrete", "continuous"])
+def test_a_shared_trunk_learns_from_both(action):
+    env = Seen(action, observation=Unbounded(4))
+    actor, value = make_actor_value(env, num_cells=(16, 8))
+    td = TensorDict({"observation": torch.randn(5, 4)}, (5,))
+    trunk = actor.net[0]
+    assert value.net[0] is trunk
+    taken = actor(td.clone())["action"]
+    for term in (actor.dist(td).log_prob(taken).sum(), value.value(td).sum()):
+        gradients = torch.autograd.grad(term, list(trunk.parameters()))
+        assert all((gradient != 0).any() for gradient in gradients)
+    own = set(actor.parameters()) ^ set(value.parameters())
+    assert len(own) == (4 if isinstance(action, Choice) else 5)  # two last layers, and a deviation
