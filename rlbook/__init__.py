@@ -35,7 +35,13 @@ _NAMES = {
         "MLP",
         "Actor",
         "AdditiveGaussian",
+        "BatchRenorm",
+        "ConvNet",
+        "DuelingHead",
         "EpsilonGreedy",
+        "ImpalaNet",
+        "NoisyExploration",
+        "NoisyLinear",
         "OrnsteinUhlenbeck",
         "QValueActor",
         "QValueHead",
@@ -43,6 +49,7 @@ _NAMES = {
         "ValueHead",
         "ensemble",
         "make_actor",
+        "make_actor_value",
         "make_qvalue",
         "make_value",
     ),
@@ -132,7 +139,13 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.modules import MLP as MLP
     from rlbook.modules import Actor as Actor
     from rlbook.modules import AdditiveGaussian as AdditiveGaussian
+    from rlbook.modules import BatchRenorm as BatchRenorm
+    from rlbook.modules import ConvNet as ConvNet
+    from rlbook.modules import DuelingHead as DuelingHead
     from rlbook.modules import EpsilonGreedy as EpsilonGreedy
+    from rlbook.modules import ImpalaNet as ImpalaNet
+    from rlbook.modules import NoisyExploration as NoisyExploration
+    from rlbook.modules import NoisyLinear as NoisyLinear
     from rlbook.modules import OrnsteinUhlenbeck as OrnsteinUhlenbeck
     from rlbook.modules import QValueActor as QValueActor
     from rlbook.modules import QValueHead as QValueHead
@@ -140,6 +153,7 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.modules import ValueHead as ValueHead
     from rlbook.modules import ensemble as ensemble
     from rlbook.modules import make_actor as make_actor
+    from rlbook.modules import make_actor_value as make_actor_value
     from rlbook.modules import make_qvalue as make_qvalue
     from rlbook.modules import make_value as make_value
     from rlbook.replay import HER as HER
