@@ -56,7 +56,7 @@ class DDPGConfig:
     num_cells: tuple[int, ...] = (256, 256)
     """Units of the hidden layers, of actor and critic alike."""
     log_every: int = 1000
-    """Frames between two rounds of metrics, which are those of the last update of all terms."""
+    """Frames between two rounds of metrics, which are those of the last updates."""
     device: str = "cpu"
     """Where tensors, networks and the replay buffer live."""
     compile: bool = False
@@ -113,7 +113,7 @@ class DDPG(Recipe):
             score = self.episodes(data)
             if self.frames > config.learning_starts:
                 for _ in range(config.updates):
-                    losses |= dict(self.update(self.buffer.sample()).items())
+                    losses |= self.update(self.buffer.sample()).items()
             if self.frames % config.log_every < config.frames_per_batch:
                 scalars = {name: value.item() for name, value in losses.items() if value.ndim == 0}
                 yield {"frames": self.frames, "episode_reward": score, **scalars}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,6 +49,8 @@ class SACConfig:
     """Learning rate of the actor."""
     lr_value: float = 1e-3
     """Learning rate of the critics and of the temperature."""
+    actor_every: int = 1
+    """Gradient steps of the critics for each step of the actor and of the temperature."""
     alpha: float = 1.0
     """Temperature at the start."""
     learn_alpha: bool = True
@@ -55,7 +58,7 @@ class SACConfig:
     num_cells: tuple[int, ...] = (256, 256)
     """Units of the hidden layers, of actor and critics alike."""
     log_every: int = 1000
-    """Frames between two rounds of metrics, which are those of the last update."""
+    """Frames between two rounds of metrics, which are those of the last updates."""
     device: str = "cpu"
     """Where tensors, networks and the replay buffer live."""
     compile: bool = False
@@ -65,7 +68,8 @@ class SACConfig:
 class SAC(Recipe):
     """Soft actor-critic (Haarnoja et al. 2018).
 
-    The buffer holds actions in the environment's units; the critics see them scaled to [-1, 1].
+    The buffer holds actions in the environment's units; the critics see them scaled to [-1, 1]. Variants replace
+    :meth:`make_loss`, :meth:`make_optimizer` or :meth:`make_target`.
 
     Args:
         config: the settings.
@@ -78,16 +82,18 @@ class SAC(Recipe):
         300
     """
 
-    loss_fn: SACLoss
+    config: Any
+    loss_fn: Any
 
-    def __init__(self, config: SACConfig):
+    def __init__(self, config: Any):
         super().__init__(config)
         self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
         self.loss_fn = self.make_loss()
         self.actor = self.loss_fn.actor
         self.optimizer = self.make_optimizer()
-        target = SoftUpdate(self.loss_fn, config.tau)
-        self.update = compile_update(self.loss_fn, self.optimizer, target=target, compile=config.compile)
+        self.target = self.make_target()
+        every = {"loss_actor": config.actor_every, "loss_alpha": config.actor_every}
+        self.update = compile_update(self.loss_fn, self.optimizer, target=self.target, every=every, compile=config.compile)
         rows = min(config.buffer_size, config.total_frames + config.frames_per_batch)
         storage = TensorStorage(rows, config.device, in_keys=self.loss_fn.in_keys)
         self.buffer = ReplayBuffer(storage, batch_size=config.batch_size)
@@ -95,24 +101,24 @@ class SAC(Recipe):
         size, total = config.frames_per_batch, config.total_frames
         self.collector = Collector(self.env, self.explorer, frames_per_batch=size, total_frames=total, compile=config.compile)
 
-    def make_loss(self) -> SACLoss:
-        """Build actor and critics; a variant of SAC changes this."""
-        config = self.config
-        cells = config.num_cells
+    def make_loss(self) -> Any:
+        """Return the loss, which holds actor and critics."""
+        config, cells = self.config, self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, std="state", orthogonal=False)
         qvalue = make_qvalue(self.env, num_cells=cells, members=2)
         return SACLoss(actor, qvalue, gamma=config.gamma, alpha=config.alpha, learn_alpha=config.learn_alpha)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """Give actor, critics and temperature their learning rates."""
+        """Return the optimizer: actor, critics and temperature have learning rates of their own."""
         loss_fn, config = self.loss_fn, self.config
-        groups = [
-            {"params": loss_fn.actor.parameters(), "lr": config.lr},
-            {"params": loss_fn.qvalue.parameters(), "lr": config.lr_value},
-        ]
+        rates = [(loss_fn.actor.parameters(), config.lr), (loss_fn.qvalue.parameters(), config.lr_value)]
         if config.learn_alpha:
-            groups.append({"params": [loss_fn.log_alpha], "lr": config.lr_value})
-        return torch.optim.Adam(groups)
+            rates.append(([loss_fn.log_alpha], config.lr_value))
+        return torch.optim.Adam([{"params": params, "lr": lr} for params, lr in rates])
+
+    def make_target(self) -> SoftUpdate | None:
+        """Return the way in which the targets follow."""
+        return SoftUpdate(self.loss_fn, self.config.tau)
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect a little, store it, update from the buffer; yield the metrics of every ``log_every`` frames."""
@@ -122,9 +128,10 @@ class SAC(Recipe):
             score = self.episodes(data)
             if self.frames > config.learning_starts:
                 for _ in range(config.updates):
-                    losses = self.update(self.buffer.sample())
+                    losses |= self.update(self.buffer.sample()).items()
             if self.frames % config.log_every < config.frames_per_batch:
                 scalars = {name: value.item() for name, value in losses.items() if value.ndim == 0}
                 yield {"frames": self.frames, "episode_reward": score, **scalars}
+                losses = {}
                 if self.solved:
                     return
