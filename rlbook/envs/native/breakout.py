@@ -136,9 +136,13 @@ class Breakout(NativeEnv):
         plane = torch.arange(1, 3, device=x.device) * SIZE**2
         ones = torch.cat(((SIZE - 1) * SIZE + state["paddle"].unsqueeze(-1), plane + y * SIZE + x), dim=-1)
         dtype = torch.uint8 if self._full == 255 else torch.float32
-        points = torch.zeros((*x.shape[:-1], 3 * SIZE**2), dtype=dtype, device=x.device).scatter(-1, ones, self._full)
-        wall = torch.nn.functional.pad(state["bricks"].to(dtype) * self._full, (TOP * SIZE, (SIZE - TOP - BRICK_ROWS) * SIZE))
-        return {keys.OBSERVATION: torch.cat((points, wall), dim=-1).unflatten(-1, (4, SIZE, SIZE))}
+        board = torch.zeros(
+            (*x.shape[:-1], 4 * SIZE**2), dtype=dtype, device=x.device
+        )  # the one large piece of memory: fill it once
+        board.scatter_(-1, ones, self._full)
+        wall = 3 * SIZE**2 + TOP * SIZE
+        board[..., wall : wall + BRICK_ROWS * SIZE] = state["bricks"].to(dtype) * self._full
+        return {keys.OBSERVATION: board.unflatten(-1, (4, SIZE, SIZE))}
 
     def _render(self, index: int) -> np.ndarray:
         side, margin = 18, 10
