@@ -59,7 +59,6 @@ class TQCLoss(SoftLoss):
     has_target = True
     qvalue: QuantileQValueHead
     target_qvalue: QuantileQValueHead
-    tau: Tensor
 
     def __init__(self, actor: Actor, qvalue: QuantileQValueHead, *, drop: int = 2, **settings: Any):
         if not hasattr(qvalue, "atoms"):
@@ -70,7 +69,6 @@ class TQCLoss(SoftLoss):
             fix = "Pass for example drop=2"
             raise ConfigError(explain("drop", f"an integer in 0 .. {qvalue.quantiles - 1}", repr(drop), fix))
         self.drop = drop
-        self.register_buffer("tau", quantile_midpoints(qvalue.quantiles, device=self.device), persistent=False)
 
     def policy_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
         """Return the mean of all atoms, ``[*]``."""
@@ -79,7 +77,8 @@ class TQCLoss(SoftLoss):
     def critic(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """Return the critics' term."""
         atoms, target = self.qvalue.atoms(batch), self.target(batch, noise)
-        loss = quantile_huber_loss(atoms, target, self.tau).sum(0) / self.qvalue.quantiles
+        tau = quantile_midpoints(self.qvalue.quantiles, dtype=atoms.dtype, device=atoms.device)
+        loss = quantile_huber_loss(atoms, target, tau).sum(0) / self.qvalue.quantiles
         q = atoms.mean(-1)
         diagnostics = {"q_mean": q.mean(), keys.TD_ERROR: (q - target.mean(-1)).abs().mean(0)}
         return {"loss_value": weighted_mean(loss, batch)}, diagnostics

@@ -59,7 +59,7 @@ CASES: dict[str, Case] = {
     "SACLoss-fixed_alpha": case(
         lambda: SACLoss(actor(CONTINUOUS), qvalue(2), alpha=0.3, learn_alpha=False),
         {"loss_actor", "loss_value"},
-        {"gamma": (0.5, "loss_value")},
+        {"gamma": (0.5, "loss_value"), "log_alpha": (0.0, "loss_actor")},
     ),
     "SACv1Loss": case(
         lambda: SACv1Loss(actor(CONTINUOUS), qvalue(2), value(), alpha=0.3, learn_alpha=True),
@@ -69,7 +69,7 @@ CASES: dict[str, Case] = {
     "SACv1Loss-fixed_alpha": case(
         lambda: SACv1Loss(actor(CONTINUOUS), qvalue(), value(), alpha=0.3),
         {"loss_actor", "loss_value", "loss_state_value"},
-        {"gamma": (0.5, "loss_value")},
+        {"gamma": (0.5, "loss_value"), "log_alpha": (0.0, "loss_state_value")},
     ),
     "DiscreteSACLoss": case(
         lambda: DiscreteSACLoss(actor(DISCRETE), qvalue_actor(2), alpha=0.3),
