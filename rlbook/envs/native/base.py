@@ -84,7 +84,8 @@ class NativeEnv(Env):
     def _dynamics(self, state: State, action: Any, u: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return the next state's entries, the reward ``[*]`` and terminated ``[*]``.
 
-        ``u`` holds uniform numbers ``[*, step_uniforms]``; it is empty where that is 0.
+        ``u`` holds uniform numbers ``[*, step_uniforms]``; it is empty where that is 0. An entry that passes on another entry's
+        numbers is a copy of it, not a view.
         """
 
     @abstractmethod
