@@ -16,10 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook.errors import ConfigError, explain
-from rlbook.seeding import counter_uniform
 from rlbook.typing import DeviceLike, Key, Leaves
-
-_MASK = 0xFFFFFFFF
 
 
 class NoisyLinear(nn.Module):
@@ -133,19 +130,28 @@ class Dropout(nn.Module):
     @torch.no_grad()
     def resample(self) -> None:
         """Draw a new key, in place."""
-        self.key.random_(0, _MASK + 1)
+        self.key.random_(0, 2**32)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` ``[*]`` with some numbers dropped."""
         if not self.training or not self.p:
             return x
-        rows = x.shape[:-1]
-        keys = (self.key + torch.arange(rows.numel(), device=x.device)) & _MASK
-        u = counter_uniform(keys, 0, x.shape[-1]).reshape(x.shape)
-        return x * (u >= self.p) * (1 / (1 - self.p))
+        row = torch.arange(x.shape[:-1].numel(), device=x.device)
+        column = torch.arange(x.shape[-1], device=x.device)
+        bits = _hash_(_hash_(row + self.key).unsqueeze(-1) + 0x9E3779B1 * (column + 1))
+        kept = (bits >= int(self.p * 2**32)).reshape(x.shape)
+        return x * (kept * (1 / (1 - self.p)))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def _hash_(x: Tensor) -> Tensor:
+    """Scramble the lower 32 bits of int64 in place. Source: the constants of C. Wellons' ``lowbias32`` integer hash."""
+    x.bitwise_and_(0xFFFFFFFF)
+    x.bitwise_xor_(x >> 16).mul_(0x7FEB352D).bitwise_and_(0xFFFFFFFF)
+    x.bitwise_xor_(x >> 15).mul_(0x846CA68B).bitwise_and_(0xFFFFFFFF)
+    return x.bitwise_xor_(x >> 16)
 
 
 def resample_noise(module: nn.Module) -> None:
