@@ -10,7 +10,7 @@ import torch
 
 from rlbook.collectors import Collector
 from rlbook.envs.make import make_env
-from rlbook.estimators import GAE
+from rlbook.estimators import GAE, Estimator
 from rlbook.functional import explained_variance
 from rlbook.losses import A2CLoss, compile_update
 from rlbook.modules import make_actor, make_value
@@ -61,7 +61,7 @@ class A2CConfig:
 
 
 class A2C(Recipe):
-    """Advantage actor-critic (Mnih et al. 2016), synchronous.
+    """Advantage actor-critic (Mnih et al. 2016), synchronous. Variants replace one of the methods that make its parts.
 
     Args:
         config: the settings.
@@ -83,13 +83,28 @@ class A2C(Recipe):
             self.env = normalized(self.env, config.gamma)
         self.actor = make_actor(self.env, num_cells=config.num_cells)
         self.value = make_value(self.env, num_cells=config.num_cells)
-        weights = {"entropy_coef": config.entropy_coef, "value_coef": config.value_coef}
-        self.loss_fn = A2CLoss(self.actor, self.value, **weights, normalize_advantage=config.normalize_advantage)
+        self.loss_fn = self.make_loss()
         self.optimizer = torch.optim.RMSprop(self.loss_fn.parameters(), lr=config.lr, alpha=0.99, eps=1e-5)
         self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
-        self.estimator = GAE(self.value, config.gamma, config.gae_lambda)
+        self.estimator = self.make_estimator()
         size, total = config.frames_per_batch, config.total_frames
-        self.collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total, compile=config.compile)
+        self.collector = Collector(
+            self.env, self.make_policy(), frames_per_batch=size, total_frames=total, compile=config.compile
+        )
+
+    def make_loss(self) -> Any:
+        """Return the loss."""
+        config = self.config
+        weights = {"entropy_coef": config.entropy_coef, "value_coef": config.value_coef}
+        return A2CLoss(self.actor, self.value, **weights, normalize_advantage=config.normalize_advantage)
+
+    def make_estimator(self) -> Estimator:
+        """Return what finds advantages and value targets."""
+        return GAE(self.value, self.config.gamma, self.config.gae_lambda)
+
+    def make_policy(self) -> Any:
+        """Return the policy that collects."""
+        return self.actor
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect, estimate, take one step on all of it; yield the metrics of each round."""

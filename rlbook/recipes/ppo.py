@@ -70,7 +70,7 @@ class PPOConfig:
 class PPO(Recipe):
     """Proximal policy optimisation (Schulman et al. 2017).
 
-    Variants replace :meth:`make_modules`, :attr:`policy` or :meth:`batches`.
+    Variants replace :meth:`make_modules`, :meth:`make_loss`, :attr:`policy` or :meth:`batches`.
 
     Args:
         config: the settings.
@@ -91,9 +91,7 @@ class PPO(Recipe):
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
         self.actor, self.value = self.make_modules()
-        self.loss_fn = PPOLoss(
-            self.actor, self.value, clip_eps=config.clip_eps, entropy_coef=config.entropy_coef, value_coef=config.value_coef
-        )
+        self.loss_fn = self.make_loss()
         self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr, eps=1e-5)
         self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=config.compile)
         self.estimator = GAE(self.value, config.gamma, config.gae_lambda)
@@ -104,6 +102,12 @@ class PPO(Recipe):
         """Return actor and critic."""
         cells = self.config.num_cells
         return make_actor(self.env, num_cells=cells), make_value(self.env, num_cells=cells)
+
+    def make_loss(self) -> Any:
+        """Return the loss."""
+        config = self.config
+        weights = {"entropy_coef": config.entropy_coef, "value_coef": config.value_coef}
+        return PPOLoss(self.actor, self.value, clip_eps=config.clip_eps, **weights)
 
     @property
     def policy(self) -> Any:
