@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from benchmarks.scores.item import Item, Published
 
-ZOO = "DLR-RM/rl-baselines3-zoo benchmark.md @02a1a90"
+ZOO = "DLR-RM/rl-baselines3-zoo benchmark.md @0088472"
 CLEANRL = "vwxyzjn/cleanrl docs"
 
 
@@ -38,11 +38,39 @@ PPO_MUJOCO = {
 }
 """The settings of CleanRL's ``ppo_continuous_action.py``."""
 
+WARM = {"learning_starts": 5000, "compile": True}
+"""What MuJoCo asks of off-policy recipes beyond their defaults, as in CleanRL."""
+
+DQN_BREAKOUT = {
+    "num_envs": 8,
+    "frames_per_batch": 64,
+    "updates": 16,
+    "learning_starts": 5000,
+    "lr": 2.5e-4,
+    "target_every": 250,
+    "eps_end": 0.05,
+    "eps_frames": 100_000,
+    "compile": True,
+}
+PPO_BREAKOUT = {
+    "num_envs": 64,
+    "frames_per_batch": 4096,
+    "epochs": 4,
+    "minibatch_size": 1024,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "entropy_coef": 0.01,
+    "anneal_clip": False,
+    "num_cells": (256, 256),
+    "compile": True,
+}
+
+OPTIMUM = Published("The best policy there is", "-0.4990", "LQR().optimal_return, from the Riccati equation")
+
 CONTINUOUS = "benchmark/ppo_continuous_action.md @09f7a7f"
 SAC_TABLE = "benchmark/sac.md @35896b1"
 TD3_TABLE = "rl-algorithms/td3.md @0a247b6"
 TD3_PAPER = "Fujimoto et al. 2018, table 1, as quoted in vwxyzjn/cleanrl docs/rl-algorithms/td3.md @0a247b6"
-DDPG_TABLE = "rl-algorithms/ddpg.md @023eaea"
 PPO_TABLE, DQN_TABLE, C51_TABLE = (
     "rl-algorithms/ppo.md @7a96de2",
     "rl-algorithms/dqn.md @01bd173",
@@ -142,10 +170,10 @@ ALL = [
     ),
     Item("dqn_lunarlander", "dqn", "LunarLander-v3", 100_000, seeds=3, published=(zoo("154.382 ± 79.241", "100k", ", v2"),)),
     # ---- Pendulum ------------------------------------------------------------------------------------------------------------
-    Item("ddpg_pendulum", "ddpg", "Pendulum-v1", 20_000, window=20, published=(zoo("-152.099 ± 94.282", "20k", ", v0"),)),
-    Item("td3_pendulum", "td3", "Pendulum-v1", 20_000, window=20, published=(zoo("-151.855 ± 90.227", "20k", ", v0"),)),
-    Item("sac_pendulum", "sac", "Pendulum-v1", 20_000, window=20, published=(zoo("-156.995 ± 88.714", "20k", ", v0"),)),
-    Item("tqc_pendulum", "tqc", "Pendulum-v1", 20_000, window=20, published=(zoo("-151.340 ± 87.893", "20k", ", v0"),)),
+    Item("ddpg_pendulum", "ddpg", "Pendulum-v1", 20_000, window=20, published=(zoo("-152.099 ± 94.282", "20k"),)),
+    Item("td3_pendulum", "td3", "Pendulum-v1", 20_000, window=20, published=(zoo("-151.855 ± 90.227", "20k"),)),
+    Item("sac_pendulum", "sac", "Pendulum-v1", 20_000, window=20, published=(zoo("-156.995 ± 88.714", "20k"),)),
+    Item("tqc_pendulum", "tqc", "Pendulum-v1", 20_000, window=20, published=(zoo("-151.340 ± 87.893", "20k"),)),
     # ---- MuJoCo --------------------------------------------------------------------------------------------------------------
     mujoco(
         "halfcheetah",
@@ -165,10 +193,27 @@ ALL = [
         1_000_000,
         2,
         cleanrl("sac_continuous_action.py", "9634.89 ± 1423.73", SAC_TABLE, V4),
-        compile=True,
+        zoo("9535.451 ± 100.470", "1M", ", v3"),
+        **WARM,
     ),
-    mujoco("hopper", "sac", 300_000, 3, cleanrl("sac_continuous_action.py", "2310.46 ± 342.82", SAC_TABLE, V4), compile=True),
-    mujoco("walker2d", "sac", 300_000, 3, cleanrl("sac_continuous_action.py", "3591.45 ± 911.33", SAC_TABLE, V4), compile=True),
+    mujoco(
+        "hopper",
+        "sac",
+        300_000,
+        3,
+        cleanrl("sac_continuous_action.py", "2310.46 ± 342.82", SAC_TABLE, V4),
+        zoo("2325.547 ± 1129.676", "1M", ", v3"),
+        **WARM,
+    ),
+    mujoco(
+        "walker2d",
+        "sac",
+        300_000,
+        3,
+        cleanrl("sac_continuous_action.py", "3591.45 ± 911.33", SAC_TABLE, V4),
+        zoo("3863.203 ± 254.347", "1M", ", v3"),
+        **WARM,
+    ),
     mujoco(
         "halfcheetah",
         "td3",
@@ -176,7 +221,8 @@ ALL = [
         2,
         cleanrl("td3_continuous_action.py", "9018.31 ± 1078.31", TD3_TABLE, V2),
         Published("TD3 paper, v1, 1M steps, deterministic", "9636.95 ± 859.065", TD3_PAPER),
-        compile=True,
+        zoo("9655.666 ± 969.916", "1M", ", v3"),
+        **(WARM | {"learning_starts": 25_000}),
     ),
     mujoco(
         "hopper",
@@ -185,7 +231,8 @@ ALL = [
         3,
         cleanrl("td3_continuous_action.py", "3391.78 ± 232.21", TD3_TABLE, V2),
         Published("TD3 paper, v1, 1M steps, deterministic", "3564.07 ± 114.74", TD3_PAPER),
-        compile=True,
+        zoo("3606.390 ± 4.027", "1M", ", v3"),
+        **(WARM | {"learning_starts": 25_000}),
     ),
     mujoco(
         "walker2d",
@@ -194,20 +241,23 @@ ALL = [
         3,
         cleanrl("td3_continuous_action.py", "4246.07 ± 1210.84", TD3_TABLE, V2),
         Published("TD3 paper, v1, 1M steps, deterministic", "4682.82 ± 539.64", TD3_PAPER),
-        compile=True,
+        zoo("4717.823 ± 46.303", "1M", ", v3"),
+        **(WARM | {"learning_starts": 25_000}),
     ),
-    *(mujoco(name, "crossq", 300_000, 2, compile=True) for name in ("halfcheetah", "hopper", "walker2d")),
-    *(mujoco(name, "tqc", 300_000, 2, compile=True) for name in ("halfcheetah", "hopper", "walker2d")),
-    *(mujoco(name, "redq", 100_000, 2, compile=True) for name in ("halfcheetah", "hopper", "walker2d")),
+    mujoco("halfcheetah", "tqc", 300_000, 2, zoo("12089.939 ± 127.440", "1M", ", v3"), **WARM),
+    mujoco("hopper", "tqc", 300_000, 2, zoo("3754.199 ± 8.276", "1M", ", v3"), **WARM),
+    mujoco("walker2d", "tqc", 300_000, 2, zoo("4380.720 ± 500.489", "1M", ", v3"), **WARM),
+    *(mujoco(name, "crossq", 300_000, 2, **WARM) for name in ("halfcheetah", "hopper", "walker2d")),
+    *(mujoco(name, "redq", 100_000, 2, **WARM) for name in ("halfcheetah", "hopper", "walker2d")),
     # ---- our own environments --------------------------------------------------------------------------------------------------
     Item("dqn_catch", "dqn", "Catch", 50_000, seeds=3),
     Item("ppo_catch", "ppo", "Catch", 100_000, seeds=3),
-    Item("dqn_breakout", "dqn", "Breakout", 1_000_000, seeds=2),
-    Item("ppo_breakout", "ppo", "Breakout", 1_000_000, seeds=3),
+    Item("dqn_breakout", "dqn", "Breakout", 1_000_000, seeds=2, settings=DQN_BREAKOUT),
+    Item("ppo_breakout", "ppo", "Breakout", 1_000_000, seeds=3, settings=PPO_BREAKOUT),
     Item("recurrent_ppo_tmaze", "recurrent_ppo", "TMaze", 200_000, seeds=3),
     Item("r2d2_tmaze", "r2d2", "TMaze", 100_000, seeds=3),
-    Item("ddpg_lqr", "ddpg", "LQR", 20_000, seeds=3),
-    Item("sac_lqr", "sac", "LQR", 20_000, seeds=3),
+    Item("ddpg_lqr", "ddpg", "LQR", 20_000, seeds=3, published=(OPTIMUM,)),
+    Item("sac_lqr", "sac", "LQR", 20_000, seeds=3, published=(OPTIMUM,)),
 ]
 
 ITEMS = {item.name: item for item in ALL}

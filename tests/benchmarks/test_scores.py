@@ -215,5 +215,11 @@ def test_every_item_fits_its_recipe(item):
     assert all(entry.source and any(c.isdigit() for c in entry.score) for entry in item.published)
 
 
+def test_the_optimum_of_lqr():
+    from rlbook.envs.native import LQR
+
+    assert f"{LQR().optimal_return:.4f}" == ITEMS["sac_lqr"].published[0].score
+
+
 def test_names_are_unique():
     assert len(ITEMS) == len(ALL)
