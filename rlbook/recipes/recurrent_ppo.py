@@ -31,7 +31,7 @@ class RecurrentPPOConfig(PPOConfig):
     """Passes over each batch."""
     sequence_len: int = 32
     """Steps of a sequence: how far back a gradient looks. It divides the steps of each environment in a batch."""
-    minibatch_size: int = 512
+    minibatch_size: int = 256
     """Steps of a gradient step, in whole sequences."""
     gae_lambda: float = 0.95
     """Trade-off of GAE: 0 trusts the values, 1 the rewards."""

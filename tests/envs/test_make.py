@@ -1,0 +1,29 @@
+"""Names of environments, with and without arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlbook.envs import GymEnv, TMaze
+from rlbook.envs.make import make_env
+from rlbook.errors import ConfigError, UnknownEnvError
+
+
+def test_a_name_may_carry_arguments():
+    env = make_env("TMaze(length=5, max_steps=None)", 3, seed=1)
+    assert isinstance(env, TMaze)
+    assert (env.length, env.num_envs) == (5, 3)
+    assert make_env("TMaze()").length == make_env("TMaze").length == 10
+    assert make_env("TMaze(length=5)", length=6).length == 6  # an argument of the call wins
+    assert isinstance(make_env("Pendulum-v1(max_episode_steps=7)"), GymEnv)
+
+
+@pytest.mark.parametrize("name", ["TMaze(5)", "TMaze(length=open('x'))", "TMaze(length=5", "TMaze(length=5) + 1", "TMaze(**{})"])
+def test_other_arguments_are_explained(name):
+    with pytest.raises(ConfigError, match="The arguments in an environment's name must be keywords with literals"):
+        make_env(name)
+
+
+def test_an_unknown_name_is_explained():
+    with pytest.raises(UnknownEnvError, match="Tmase"):
+        make_env("Tmase(length=5)")
