@@ -156,7 +156,7 @@ def make_qvalue(
     implicit: bool = False,
     support: tuple[float, float, int] | None = None,
     dueling: bool = False,
-    noisy: bool = False,
+    noisy: float | None = None,
     recurrent: type[Recurrent] | None = None,
     **layers: Any,
 ) -> Any:
@@ -169,7 +169,8 @@ def make_qvalue(
         implicit: let it give any quantile asked for, of which ``quantiles`` (32 by default) make a value: IQN.
         support: let it give the probabilities of returns on a grid, ``(lowest, highest, count)``: C51.
         dueling: part the last hidden layer into one for the state's value and one for the advantages of the actions.
-        noisy: make all linear layers noisy, to explore by them (see :class:`~rlbook.modules.NoisyExploration`).
+        noisy: make all linear layers noisy, with this spread in the beginning (0.5 is usual), to explore by them; see
+            :class:`~rlbook.modules.NoisyExploration`.
         recurrent: see :func:`make_actor`; for discrete actions and a single network.
         **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
 
@@ -194,7 +195,7 @@ def make_qvalue(
             want, got = "one network of discrete actions", f"members={members} for {spec!r}"
             raise SpecError(explain("A recurrent make_qvalue", want, got, "Leave out recurrent, or build the head yourself"))
         return QValueActor(_recurrent(recurrent, env, features, spec.n, num_cells, activation, None), spec, read)
-    layers |= {"activation": activation} | ({"layer": NoisyLinear} if noisy else {})
+    layers |= {"activation": activation} | ({} if noisy is None else {"layer": partial(NoisyLinear, sigma=noisy)})
     if isinstance(spec, Categorical | OneHot):
         cells = [num_cells] * 2 if isinstance(num_cells, int) else list(num_cells)
 

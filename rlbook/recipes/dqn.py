@@ -13,7 +13,7 @@ from rlbook.envs.make import make_env
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
 from rlbook.modules import EpsilonGreedy, make_qvalue
 from rlbook.recipes.base import Recipe
-from rlbook.replay import ReplayBuffer
+from rlbook.replay import ReplayBuffer, TensorStorage
 
 
 @dataclass
@@ -101,7 +101,8 @@ class DQN(Recipe):
 
     def make_buffer(self) -> ReplayBuffer:
         """Return the replay buffer."""
-        return ReplayBuffer(self.config.buffer_size, batch_size=self.config.batch_size, device=self.config.device)
+        storage = TensorStorage(self.config.buffer_size, self.config.device, in_keys=self.loss_fn.in_keys)
+        return ReplayBuffer(storage, batch_size=self.config.batch_size)
 
     def make_actor(self) -> Any:
         """Return the policy that collects."""
@@ -119,5 +120,9 @@ class DQN(Recipe):
     def learn(self) -> dict[str, float]:
         """Take the gradient steps of a round; return the metrics of the last one."""
         for _ in range(self.config.updates):
-            metrics = self.update(self.buffer.sample())
+            metrics = self.step()
         return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+
+    def step(self) -> Any:
+        """Take a gradient step; return its metrics."""
+        return self.update(self.buffer.sample())
