@@ -27,6 +27,7 @@ class DuelingHead(nn.Module):
     al. 2018, "Rainbow", section 3.
 
     Example:
+        >>> import torch
         >>> DuelingHead(out_features=2, in_features=4, num_cells=[64])(torch.zeros(8, 4)).shape
         torch.Size([8, 2])
     """
