@@ -30,7 +30,21 @@ _NAMES = {
         "check_env",
     ),
     "estimators": ("GAE", "TD0", "TDLambda", "VTrace"),
-    "losses": ("DQNLoss", "HardUpdate", "PPOLoss", "SACLoss", "SoftUpdate", "compile_update"),
+    "losses": (
+        "A2CLoss",
+        "DQNLoss",
+        "HardUpdate",
+        "PPGAuxiliaryLoss",
+        "PPOKLLoss",
+        "PPOLoss",
+        "ReinforceLoss",
+        "SACLoss",
+        "SoftUpdate",
+        "TRPOLoss",
+        "TRPOUpdate",
+        "VTraceLoss",
+        "compile_update",
+    ),
     "modules": (
         "MLP",
         "Actor",
@@ -130,11 +144,18 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.estimators import TD0 as TD0
     from rlbook.estimators import TDLambda as TDLambda
     from rlbook.estimators import VTrace as VTrace
+    from rlbook.losses import A2CLoss as A2CLoss
     from rlbook.losses import DQNLoss as DQNLoss
     from rlbook.losses import HardUpdate as HardUpdate
+    from rlbook.losses import PPGAuxiliaryLoss as PPGAuxiliaryLoss
+    from rlbook.losses import PPOKLLoss as PPOKLLoss
     from rlbook.losses import PPOLoss as PPOLoss
+    from rlbook.losses import ReinforceLoss as ReinforceLoss
     from rlbook.losses import SACLoss as SACLoss
     from rlbook.losses import SoftUpdate as SoftUpdate
+    from rlbook.losses import TRPOLoss as TRPOLoss
+    from rlbook.losses import TRPOUpdate as TRPOUpdate
+    from rlbook.losses import VTraceLoss as VTraceLoss
     from rlbook.losses import compile_update as compile_update
     from rlbook.modules import MLP as MLP
     from rlbook.modules import Actor as Actor
