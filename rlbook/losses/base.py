@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -86,7 +86,8 @@ class Loss(nn.Module):
         if only is not None:
             terms = {name: value for name, value in terms.items() if name in only}
         detached = {name: value.detach() for name, value in diagnostics.items()}
-        return {**terms, **detached, keys.LOSS: torch.stack(tuple(terms.values())).sum()}
+        total = torch.stack(tuple(terms.values())).sum() if len(terms) != 1 else next(iter(terms.values()))
+        return {**terms, **detached, keys.LOSS: total}
 
     def wants(self, term: str) -> bool:
         """Say whether a term is asked for: what only others need can be left out."""
@@ -109,18 +110,33 @@ class Loss(nn.Module):
             copy_to_targets(self)
         self._sized = True
 
-    def reads(self, batch: TensorDictBase) -> tuple[Key, ...]:
-        """Return the entries of a batch that this loss reads: :attr:`in_keys`, and of :attr:`optional_keys` those there are."""
-        return (*self.in_keys, *(key for key in self.optional_keys if batch.get(key, None) is not None))
+    def entries(self, batch: TensorDictBase) -> dict[Key, Tensor]:
+        """Return what this loss reads of a batch: :attr:`in_keys`, and of :attr:`optional_keys` those there are.
+
+        Raises:
+            MissingKeyError: one of ``in_keys`` is not there.
+        """
+        in_keys = self.in_keys
+        found = {key: batch.get(key, None) for key in (*in_keys, *self.optional_keys)}
+        for key in (key for key in in_keys if found[key] is None):
+            got = f"the keys {sorted(keys.pretty(k) for k in batch.keys(True, True))}"
+            want, fix = f"one with {keys.pretty(key)!r}", MISSING.get(key, f"Add {keys.pretty(key)!r}")
+            raise MissingKeyError(explain(f"A batch for {type(self).__name__}", want, got, fix))
+        return {key: value for key, value in found.items() if value is not None}
 
     def check_batch(self, batch: TensorDictBase) -> None:
         """Raise where an entry that this loss reads is missing, or is a number per step with a trailing 1."""
-        in_keys = self.reads(batch)
-        for key, value in zip(in_keys, read(batch, in_keys, self), strict=True):
+        for key, value in self.entries(batch).items():
             if key in PER_STEP and value.shape != batch.batch_size:
                 want, got = f"of shape {list(batch.batch_size)}", f"{list(value.shape)}"
                 fix = "Drop the trailing dimension, or convert the data with rlbook.interop.from_torchrl"
                 raise SpecError(explain(f"batch[{keys.pretty(key)!r}]", want, got, fix))
+
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """List what there is to train: not the targets' weights, which are parameters until lazy layers find their sizes."""
+        for name, parameter in super().named_parameters(*args, **options):
+            if parameter.requires_grad or not is_lazy(parameter):
+                yield name, parameter
 
     def hyper(self, **values: float) -> None:
         """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device."""
@@ -140,17 +156,6 @@ class Loss(nn.Module):
             buffer.fill_(value)
         else:
             super().__setattr__(name, value)
-
-
-def read(batch: TensorDictBase, in_keys: Sequence[Key], loss_fn: Loss) -> list[Tensor]:
-    """Return the entries that a loss reads; raise MissingKeyError where one is missing."""
-    values = [batch.get(key, None) for key in in_keys]
-    for key, value in zip(in_keys, values, strict=True):
-        if value is None:
-            got = f"the keys {sorted(keys.pretty(k) for k in batch.keys(True, True))}"
-            want, fix = f"one with {keys.pretty(key)!r}", MISSING.get(key, f"Add {keys.pretty(key)!r}")
-            raise MissingKeyError(explain(f"A batch for {type(loss_fn).__name__}", want, got, fix))
-    return values
 
 
 def next_of(in_keys: Sequence[Key]) -> tuple[Key, ...]:
@@ -182,4 +187,6 @@ MISSING: dict[Key, str] = {
     keys.ADVANTAGE: _ESTIMATE,
     keys.VALUE_TARGET: _ESTIMATE,
     keys.LOG_PROB: "Collect with the actor that is trained: it writes the log-probability of its actions",
+    (keys.RECURRENT, "value"): "Collect with the policy Carry(actor, value), which keeps the critic's state",
+    (keys.NEXT, keys.RECURRENT, "qvalue"): "A network with a memory learns from sequences: use R2D2Loss",
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlbook.errors import RLBookError
+from rlbook.modules.cuda_graph import Captured
 
 
 class CompileError(Exception):
@@ -26,6 +27,8 @@ class Compiled:
     more. So the function must be pure but for writing into its arguments: what it reads besides them (attributes, options) is
     what it was when it was recorded, though other tensors, such as weights, are read anew in each call.
 
+    On a GPU the compiled function is launched as a CUDA graph where a call says which tensors move (``volatile``).
+
     Args:
         function: called as ``function(tensors, *static)``; returns a tuple of tensors.
     """
@@ -34,12 +37,13 @@ class Compiled:
         self.function = function
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
-    def __call__(self, tensors: list[Tensor], *static: Hashable) -> Any:
+    def __call__(self, tensors: list[Tensor], *static: Hashable, volatile: int | None = None) -> Any:
         """Call the function.
 
         Args:
             tensors: what it reads and writes.
             static: what else it needs; part of the signature.
+            volatile: how many of the tensors, the first ones, are others in each call. None: no CUDA graph.
 
         Raises:
             CompileError: the function decides something by the value of a tensor, or does what no graph can hold.
@@ -51,11 +55,11 @@ class Compiled:
             raise CompileError("it takes other arguments than tensors") from error
         graph = self._graphs.get(signature)
         if graph is None:
-            graph = self._graphs[signature] = self._build(tensors, static)
+            graph = self._graphs[signature] = self._build(tensors, static, volatile)
         return graph(*tensors)
 
     @torch.no_grad()
-    def _build(self, tensors: list[Tensor], static: tuple[Hashable, ...]) -> Callable[..., Any]:
+    def _build(self, tensors: list[Tensor], static: tuple[Hashable, ...], volatile: int | None) -> Callable[..., Any]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         def recorded(*tensors: Tensor) -> Any:
@@ -65,11 +69,13 @@ class Compiled:
             # with fake tensors nothing is computed: no random number is drawn, no argument written
             with compiling():
                 graph = make_fx(recorded, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
-            return lower(graph, tensors)
+            lowered = lower(graph, tensors)
         except RLBookError:
             raise
         except Exception as error:  # whatever torch's tracer and compiler raise
             raise CompileError(f"{type(error).__name__}: {error}") from error
+        on_gpu = all(t.device.type == "cuda" for t in tensors)
+        return Captured(lowered, volatile) if on_gpu and volatile is not None else lowered
 
 
 def lower(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., Any]:
