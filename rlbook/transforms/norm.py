@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,17 +102,11 @@ class Moments:
 
     def update(self, x: Tensor, mask: Tensor | None, decay: float) -> None:
         """Merge the rows of ``x`` where ``mask`` ``[N]`` is true (None: all); what was there before weighs ``decay`` times."""
+        if mask is None and self.eager:
+            return self._update_arrays(x.numpy(), decay)
         x = x.reshape(-1, *self.mean.shape)
-        if mask is None:  # at every step: as few operations as there can be
-            x, n = x.to(self.mean.dtype), x.shape[0]
-            mean = x[0] if n == 1 else x.mean(0)
-            old, total = self.count * decay, self.count * decay + n
-            shift, fraction = mean - self.mean, n / total
-            spread = shift.square().mul_(old * fraction)
-            self.squares.mul_(decay).add_(spread if n == 1 else spread + (x - mean).square().sum(0))
-            self.mean.addcmul_(shift, fraction)
-            self.count.copy_(total)
-            return
+        if mask is None:
+            mask = torch.ones(len(x), dtype=torch.bool, device=x.device)
         keep = align(mask, x)
         n = mask.sum()
         x = torch.where(keep, x, 0).to(self.mean.dtype)
@@ -124,6 +119,35 @@ class Moments:
         self.squares.mul_(torch.where(n > 0, decay, 1.0)).add_(squares + shift.square() * (old * fraction))
         self.mean.add_(shift * fraction)
         self.count.copy_(total)
+
+    def _update_arrays(self, x: Any, decay: float) -> None:
+        """Merge all rows, with NumPy: at every step of an environment, where a call costs more than its arithmetic."""
+        count, mean, squares = (tensor.numpy() for tensor in self.tensors().values())
+        x = x.reshape(-1, *mean.shape).astype(mean.dtype)
+        n, center = len(x), x[0] if len(x) == 1 else x.mean(0)
+        old = count.item() * decay
+        shift, fraction = center - mean, n / (old + n)
+        squares *= decay
+        squares += shift * shift * (old * fraction)
+        if n > 1:
+            squares += np.square(x - center).sum(0)
+        mean += shift * fraction
+        count[0] = old + n
+
+    def normalize(self, x: Tensor, eps: float, clip: float) -> Tensor:
+        """Return ``(x - mean) / sqrt(variance + eps)``, clipped, as float32."""
+        if self.eager:
+            count, mean, squares = self.count.item(), self.mean.numpy(), self.squares.numpy()
+            scale = np.sqrt((squares / count if count else np.ones_like(squares)) + eps).reshape(self.shape)
+            unit = np.asarray((x.numpy() - mean.reshape(self.shape)) / scale, np.float32)
+            return torch.from_numpy(np.clip(unit, -clip, clip))
+        mean, scale = self.mean.view(self.shape), (self.variance + eps).sqrt().view(self.shape)
+        return ((x - mean) / scale).float().clamp(-clip, clip)
+
+    @property
+    def eager(self) -> bool:
+        """Whether this code runs as it stands, on a CPU."""
+        return self.mean.is_cpu and not torch.compiler.is_compiling()
 
     @property
     def variance(self) -> Tensor:
@@ -210,9 +234,7 @@ class VecNorm(Transform):
             moments, x = self.moments[key], leaves[key]
             if not self.frozen:
                 moments.update(x, None if mask is None else mask.reshape(-1), self.decay)
-            mean, std = moments.mean.view(moments.shape), (moments.variance + self.eps).sqrt().view(moments.shape)
-            unit = (x - mean) / std
-            changed[key] = unit.float().clamp(-self.clip, self.clip)
+            changed[key] = moments.normalize(x, self.eps, self.clip)
         return {**leaves, **changed}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -292,7 +314,10 @@ class RewardNorm(Transform):
             total = self._return * self.gamma + reward
             self._return.copy_(total)
             self.moments.update(total, None, 1.0)
-        scale = (self.moments.variance + self.eps).rsqrt().view(())
+        if self.moments.eager:
+            scale = (self.moments.variance.item() + self.eps) ** -0.5
+        else:
+            scale = (self.moments.variance + self.eps).rsqrt().view(())
         return {**leaves, names.REWARD: (reward * scale).to(reward.dtype).clamp(-self.clip, self.clip)}
 
     def state_dict(self) -> dict[str, Tensor]:
