@@ -9,10 +9,10 @@ from torch import nn
 from torch.testing import assert_close
 from toys import Clock
 
-from rlbook import GAE, MLP, TD0, Actor, Collector, GymEnv, PPOLoss, ValueHead, VTrace, compile_update, minibatches
-from rlbook.envs import TMaze
+from rlbook import GAE, MLP, TD0, Actor, Collector, DQNLoss, GymEnv, PPOLoss, ValueHead, VTrace, compile_update, minibatches
+from rlbook.envs import GridWorld, Pendulum, TMaze
 from rlbook.errors import ConfigError, MissingKeyError, SpecError
-from rlbook.modules import GRU, LSTM, Carry, Carrying, EpsilonGreedy, QValueActor, warm_up
+from rlbook.modules import GRU, LSTM, Carry, Carrying, EpsilonGreedy, QValueActor, make_actor, make_qvalue, make_value, warm_up
 
 CELLS = {"GRU": GRU, "LSTM": LSTM}
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -341,3 +341,33 @@ def test_a_compiled_update_is_the_same(cell):
 
     for compiled, eager in zip(trained(True), trained(False), strict=True):
         assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+
+
+# ---- building --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("cells", [8, (8,), (16, 8)], ids=str)
+@every_cell
+def test_modules_size_themselves(cell, cells):
+    for env in (maze(), Pendulum(num_envs=2, seed=0), GridWorld(num_envs=2, seed=0)):
+        actor, value = (make(env, num_cells=cells, recurrent=cell) for make in (make_actor, make_value))
+        assert actor.net.hidden_size == value.net.hidden_size == 8
+        assert actor.net.in_features == (16 if cells == (16, 8) else actor.net.in_features)
+        data = GAE(value)(env.rollout(12, Carry(actor, value), break_when_any_done=False))
+        assert_close(actor.dist(data).log_prob(data["action"]), data["action_log_prob"], rtol=1e-4, atol=1e-4)
+        PPOLoss(actor, value)(data)["loss"].backward()
+        assert all(parameter.grad is not None for parameter in actor.parameters())
+    qvalue = make_qvalue(maze(), num_cells=cells, recurrent=cell)
+    assert qvalue.values(maze().rollout(12, qvalue)).shape == (4, 12, 4)
+
+
+def test_what_cannot_be_recurrent_is_explained():
+    with pytest.raises(SpecError, match="A recurrent make_qvalue must be one network of discrete actions; got members=2"):
+        make_qvalue(maze(), members=2, recurrent=GRU)
+    with pytest.raises(SpecError, match="A recurrent make_qvalue must be one network"):
+        make_qvalue(Pendulum(num_envs=2), recurrent=GRU)
+
+
+def test_a_loss_of_single_steps_says_what_to_use():
+    env = maze()
+    qvalue = QValueActor(GRU(4, 3, 8), env.action_spec)
+    with pytest.raises(MissingKeyError, match=r"next.recurrent.qvalue.*use R2D2Loss"):
+        DQNLoss(qvalue)(env.rollout(10, qvalue))

@@ -100,3 +100,29 @@ def test_a_bad_size_is_explained(size):
 def test_a_missing_entry_is_explained():
     with pytest.raises(MissingKeyError, match=r"rollout with \['advantage'\]; got the keys \['a', 'nested.b', 'wide'\]. .*GAE"):
         next(minibatches(numbered(12), 4, in_keys=["a", "advantage"]))
+
+
+# ---- sequences ---------------------------------------------------------------------------------------------------------------
+def test_sequences_are_whole_and_each_comes_once():
+    data = Collector(Clock(4), frames_per_batch=48).collect()  # reward = 100 t + row
+    batches = list(minibatches(data, 3, sequence_len=4, epochs=2))
+    assert [batch.batch_size for batch in batches] == 2 * 4 * [torch.Size((3, 4))]
+    reward = torch.cat([batch["next", "reward"] for batch in batches[:4]])
+    assert (reward[:, 1:] - reward[:, :-1] == 100).all()  # consecutive steps of one row
+    assert sorted(reward[:, 0].tolist()) == sorted(100.0 * t + i for t in (0, 4, 8) for i in range(4))
+    assert reward[:, 0].tolist() != sorted(reward[:, 0].tolist())
+    assert batches[0]["observation"].shape == (3, 4, 3)
+    (whole,) = minibatches(data, 4, sequence_len=12)
+    assert_close(whole["observation"], data["observation"])
+
+
+def test_sequences_of_one_environment():
+    data = Collector(Clock(None), frames_per_batch=12).collect()
+    (batch,) = minibatches(data, 3, sequence_len=4, in_keys=[("next", "reward")])
+    assert batch["next", "reward"].tolist() == [[100.0 * (4 * row + t) for t in range(4)] for row in range(3)]
+
+
+@pytest.mark.parametrize("length", [0, 5, True, 2.0])
+def test_a_bad_sequence_len_is_explained(length):
+    with pytest.raises(ConfigError, match="sequence_len must be a divisor of 12, the steps of the data; got"):
+        next(minibatches(numbered(12), 1, sequence_len=length))
