@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from losses.casekit import DISCRETE, Case, net, qvalue_actor, transitions
 from tensordict import TensorDict
@@ -52,7 +54,7 @@ def recurrent() -> QValueActor:
     return QValueActor(GRU(3, 4, 8), DISCRETE)
 
 
-IQN = {"quantiles": 3, "target_quantiles": 6}
+IQN: dict[str, Any] = {"quantiles": 3, "target_quantiles": 6}
 MUNCHAUSEN = {"alpha": 0.5, "tau": 0.3}
 CASES: dict[str, Case] = {
     "DQNLoss": of_transitions(lambda: DQNLoss(qvalue_actor())),
