@@ -114,10 +114,12 @@ class Following:
         self.vector = torch.cat([tensor.detach().flatten() for tensor in self.targets])
         for tensor, view in zip(self.targets, self.views(self.vector), strict=True):
             tensor.data = view
+        self._first = next((h, leaf) for _, h, leaf in places_of(target.loss_fn) if h[leaf] is self.targets[0])
         self.tau = Live(self.vector.device)
         place = {p: (group, o) for group in groups for p, o in zip(group.flat.parameters, group.flat.offsets, strict=True)}
         self.flat = all(tensor in place for tensor in sources)
-        self.in_graph = target.tau < 1 and self.flat
+        is_last = all(place[tensor][0].in_graph for tensor in sources) if self.flat else False  # type: ignore[index]
+        self.in_graph = target.tau < 1 and is_last  # they follow what the optimizers have made of the weights
         self.runs: list[tuple[Group, int, int]] = []  # group, first, last + 1: neighbours are joined
         for tensor in sources if self.flat else ():
             group, start = place[tensor]  # type: ignore[index]
@@ -137,7 +139,8 @@ class Following:
 
     def check_tied(self) -> None:
         """Raise ConfigError when the targets have moved out of the vector."""
-        if self.targets[0].data_ptr() != self.vector.data_ptr():
+        holder, leaf = self._first
+        if holder[leaf].data_ptr() != self.vector.data_ptr():
             fix = "Move modules first (loss_fn.to(...)), then build the update"
             raise ConfigError(explain("Target networks", "where they were", "modules that were moved", fix))
 

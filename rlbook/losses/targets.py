@@ -22,7 +22,9 @@ def target_of(module: M) -> M:
 
     Its weights are buffers: ``loss_fn.parameters()`` are those to train, and no more.
     """
-    target = deepcopy(module).requires_grad_(False)
+    target = deepcopy(module)
+    for parameter in target.parameters():
+        parameter.requires_grad = False  # requires_grad_() is not for lazy ones
     freeze(target)
     return target
 
