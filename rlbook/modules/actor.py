@@ -187,10 +187,12 @@ class Actor(Reader):
 
         The log-probability is that of the action as it is stored, so that a loss finds the same one: a ratio begins at exactly 1.
         """
-        leaves = self.carrying(leaves)
+        if self.state_key is not None:
+            leaves = Carrying.of(leaves)
         dist = self.dist(leaves)
         action = dist.sample(noise)
-        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action), **self.carried(leaves)}
+        out: Leaves = {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action)}
+        return out if self.state_key is None else out | self.carried(leaves)
 
     @property
     def greedy(self) -> Greedy:
