@@ -98,6 +98,8 @@ class R2D2Loss(DQNLoss):
         """Return what the values should be, ``[B, T - burn_in]``; ``steps`` holds the learnt network's states after each step."""
         after: Any = self.qvalue.state_key
         reward, terminated, done = (steps[keys.NEXT, key] for key in (keys.REWARD, keys.TERMINATED, keys.DONE))
+        if keys.MASK in steps:  # what pads a sequence is no part of a return; the last column, which rolls in, ends one anyway
+            done = done | ~steps[keys.MASK].roll(-1, -1)
         nxt: Leaves = {key: steps[keys.NEXT, *keys.as_tuple(key)] for key in self.qvalue.obs_keys}
         if (keys.NEXT, keys.ACTION_MASK) in steps:
             nxt[keys.ACTION_MASK] = steps[keys.NEXT, keys.ACTION_MASK]

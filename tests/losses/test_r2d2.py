@@ -155,3 +155,15 @@ def test_a_compiled_update_equals_an_eager_one():
 def test_errors(make, match):
     with pytest.raises(ConfigError, match=match):
         make()
+
+
+def test_what_pads_a_sequence_is_no_part_of_a_return():
+    torch.manual_seed(0)
+    loss, whole = loss_of(squash=False), batch_of(steps=5)
+    whole["next", "done"].zero_()
+    whole["next", "terminated"].zero_()
+    padded = torch.cat([whole, *(3 * [whole[:, -1:]])], 1)  # as SliceSampler(pad=True) repeats the last step
+    padded["mask"] = torch.tensor([True] * 5 + [False] * 3).expand(4, 8)
+    out, expected = loss(padded), loss(whole)
+    assert_close(out["loss_value"], expected["loss_value"])
+    assert_close(out["td_error"], torch.nn.functional.pad(expected["td_error"], (0, 3)))
