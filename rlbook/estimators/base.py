@@ -129,15 +129,17 @@ class Estimator(ABC):
         """
         after: Any = None
         state_key: Any = getattr(self.value, "state_key", None)
+        # a Q-value actor's value is that of the best allowed action
+        masks = (keys.ACTION_MASK,) if hasattr(self.value, "allowed") and keys.ACTION_MASK in data.keys() else ()
         if self.value is None:
             value = data[keys.VALUE]
         elif state_key is not None:
             rollout = data if data.batch_dims > 1 else data.unsqueeze(0)
-            steps = Carrying({key: rollout[key] for key in self.value.in_keys})
+            steps = Carrying({key: rollout[key] for key in (*self.value.in_keys, *masks)})
             value = self.value.value(steps).reshape(data.batch_size)
             after = steps[keys.NEXT, *state_key].reshape(*data.batch_size, *self.value.net.state_shape)
         else:
-            value = unflatten(self.value.value(flat_rows(data, self.value.in_keys)), data.batch_size)
+            value = unflatten(self.value.value(flat_rows(data, (*self.value.in_keys, *masks))), data.batch_size)
         next_value = torch.empty_like(value)
         next_value[..., :-1] = value[..., 1:]
         last = done.clone()
@@ -148,7 +150,8 @@ class Estimator(ABC):
             return value, next_value
         next_value[last] = 0.0
         if bool(need.any()):
-            rows: dict[Any, Tensor] = {key: data[(keys.NEXT, *keys.as_tuple(key))][need] for key in observations(self.value)}
+            read = (*observations(self.value), *masks)
+            rows: dict[Any, Tensor] = {key: data[(keys.NEXT, *keys.as_tuple(key))][need] for key in read}
             if after is not None:
                 rows[state_key] = after[need]
             next_value[need] = self.value.value(rows)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from rlbook import keys
 from rlbook.collectors import Collector
 from rlbook.envs.make import make_env
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
+from rlbook.losses.base import next_of
 from rlbook.modules import EpsilonGreedy, make_qvalue
 from rlbook.recipes.base import Recipe
 from rlbook.replay import ReplayBuffer, TensorStorage
@@ -101,7 +103,9 @@ class DQN(Recipe):
 
     def make_buffer(self) -> ReplayBuffer:
         """Return the replay buffer."""
-        storage = TensorStorage(self.config.buffer_size, self.config.device, in_keys=self.loss_fn.in_keys)
+        masks = [key for key in self.env.observation_spec.leaves() if key == keys.ACTION_MASK]  # read where there are any
+        in_keys = (*self.loss_fn.in_keys, *masks, *next_of(masks))
+        storage = TensorStorage(self.config.buffer_size, self.config.device, in_keys=in_keys)
         return ReplayBuffer(storage, batch_size=self.config.batch_size)
 
     def make_actor(self) -> Any:

@@ -9,10 +9,12 @@ from tensordict import TensorDict
 from torch.testing import assert_close
 from toys import Clock, Constant
 
-from rlbook import GAE, MLP, TD0, Actor, CartPole, TDLambda, ValueHead, VTrace
+from rlbook import GAE, MLP, TD0, Actor, CartPole, QValueActor, TDLambda, ValueHead, VTrace
 from rlbook.errors import ConfigError, MissingKeyError, SpecError
+from rlbook.estimators import QLambda
 from rlbook.functional import n_step_return
 from rlbook.modules import PopArt, RunningValueNorm, make_actor, make_value
+from rlbook.specs import Categorical
 
 GAMMA, LAMBDA = 0.9, 0.8
 
@@ -198,3 +200,16 @@ def test_errors(make, match):
 def test_a_missing_log_probability_is_explained(env):
     with pytest.raises(MissingKeyError, match=r"A rollout for VTrace must be one with \['action_log_prob'\]"):
         VTrace(make_actor(env), make_value(env))(env.rollout(5))
+
+
+@pytest.mark.parametrize("watkins", [False, True])
+def test_q_lambda_bootstraps_with_the_best_allowed_action(watkins):
+    qvalue, allowed = QValueActor(MLP(3, 4), Categorical(3)), torch.tensor([True, False, False]).expand(2, 5, 3)
+    flags = torch.zeros(2, 5, dtype=torch.bool)
+    nxt = {"observation": torch.randn(2, 5, 4), "action_mask": allowed, "reward": torch.zeros(2, 5)}
+    nxt |= {"terminated": flags, "done": flags.clone()}
+    here = torch.cat([torch.randn(2, 1, 4), nxt["observation"][:, :-1]], 1)
+    data = TensorDict({"observation": here, "action_mask": allowed, "action": flags.long(), "next": nxt}, [2, 5])
+    out = QLambda(qvalue, GAMMA, 0.0, watkins=watkins)(data)
+    assert_close(out["state_value"], qvalue.values(data)[..., 0].detach())
+    assert_close(out["value_target"], GAMMA * qvalue.values(data["next"])[..., 0].detach())
