@@ -95,7 +95,7 @@ def categorical_cross_entropy(logits: Tensor, target_probs: Tensor) -> Tensor:
 
 def categorical_mean(probs: Tensor, support: Tensor) -> Tensor:
     """Return the expectation ``sum_i p_i z_i``, ``[*]``, of probabilities ``[*, M]`` on atoms ``[M]``."""
-    return probs @ support
+    return (probs * support).sum(-1)  # not a matrix product: those lose digits in reduced precision
 
 
 def quantile_midpoints(count: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:

@@ -74,7 +74,8 @@ class CategoricalQValueActor(QValueActor):
 
     def expectation(self, outputs: Tensor) -> Tensor:
         """Return the mean of each action's return, ``[*, A]``, of its logits ``[*, A, atoms]``."""
-        return categorical_mean(outputs.softmax(-1), self.support.to(outputs.dtype))
+        probs = outputs.softmax(-1)
+        return categorical_mean(probs, self.support.to(probs.dtype))
 
 
 class QuantileQValueActor(QValueActor):
