@@ -194,7 +194,7 @@ class MPOLoss(Loss):
 def normal_of(dist: Any) -> Any:
     """Return the normal of a policy's distribution, before squashing."""
     normal = getattr(dist, "normal", dist)
-    if not hasattr(normal, "log_std"):
+    if not hasattr(normal, "log_prob_of_noise"):  # a truncated normal is none
         fix = 'Make the actor with make_actor(env, std="state"), or std="constant"'
         raise ConfigError(explain("The policy of MPO", "normal, squashed or not", type(dist).__name__, fix))
     return normal
