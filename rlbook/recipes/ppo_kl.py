@@ -51,7 +51,7 @@ class PPOKL(PPO):
         config = self.config
         with torch.no_grad():
             data["action_params"] = self.actor.read(data)
-        return minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.reads(data))
+        return minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=list(self.loss_fn.entries(data)))
 
     def train(self) -> Iterator[dict[str, float]]:
         """Train like PPO, and adapt the penalty after each round; yield the metrics."""

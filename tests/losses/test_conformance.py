@@ -115,7 +115,7 @@ def test_a_trailing_one_is_explained(case: Case):
 def test_reads_its_keys_only(case: Case):
     loss, batch = case.make(), case.batch()
     noise = loss.prepare(batch)
-    few = loss(batch.select(*loss.reads(batch)), noise)
+    few = loss(batch.select(*loss.entries(batch)), noise)
     assert_close(dict(few.items()), dict(loss(batch, noise).items()), rtol=0, atol=0)
 
 
