@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -82,9 +84,26 @@ def lower(graph: torch.fx.GraphModule, tensors: list[Tensor]) -> Callable[..., A
     """Turn a graph into machine code; on a CPU, where small networks are mostly overhead, the calls between kernels as well."""
     import torch._inductor
 
+    keep_cache()
     on_cpu = all(t.device.type == "cpu" for t in tensors)
     compiled: Any = torch._inductor.compile(graph, list(tensors), {"cpp_wrapper": True} if on_cpu else None)
     return compiled
+
+
+def keep_cache() -> None:
+    """Let inductor keep its machine code where it outlives the session, unless ``TORCHINDUCTOR_CACHE_DIR`` says where.
+
+    torch itself keeps it with the temporary files. It is ``rlbook/inductor`` in the user's cache folder, if that can be written.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlbook" / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a home that is read-only, or none
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 @contextmanager
