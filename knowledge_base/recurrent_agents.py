@@ -59,22 +59,16 @@ STYLES = {
     "gradients of one step": "C1-",
     "states not stored": "C3-",
 }
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.2))
+fig, ax = plt.subplots(figsize=(9, 3.4))
 for name, rows in history.items():
-    left.plot([row["frames"] for row in rows], [row["episode_reward"] for row in rows], STYLES[name], label=name, lw=1.4)
-left.axhline(TMaze.memoryless_return, color="black", lw=0.7, ls=":")
-left.text(FRAMES, TMaze.memoryless_return - 0.05, "best without memory", ha="right", va="top", fontsize=8)
-left.axhline(TMaze.optimal_return, color="black", lw=0.7, ls=":")
-left.set_title("mean return of the last 100 episodes", fontsize=10)
-for name in ("recurrent PPO", "gradients of one step", "states not stored"):
-    rows = history[name]
-    right.plot([row["frames"] for row in rows], [row["approx_kl"] for row in rows], STYLES[name], lw=1.4)
-right.set_yscale("log")
-right.set_title("approx_kl", fontsize=10)
-for ax in (left, right):
-    ax.set_xlabel("frames", fontsize=9)
-    ax.tick_params(labelsize=8)
-fig.legend(*left.get_legend_handles_labels(), loc="lower center", ncol=5, frameon=False, fontsize=9)
+    ax.plot([row["frames"] for row in rows], [row["episode_reward"] for row in rows], STYLES[name], label=name, lw=1.4)
+ax.axhline(TMaze.memoryless_return, color="black", lw=0.7, ls=":")
+ax.text(0, TMaze.memoryless_return + 0.05, "best without memory", ha="left", va="bottom", fontsize=8)
+ax.axhline(TMaze.optimal_return, color="black", lw=0.7, ls=":")
+ax.set_title("mean return of the last 100 episodes", fontsize=10)
+ax.set_xlabel("frames", fontsize=9)
+ax.tick_params(labelsize=8)
+fig.legend(*ax.get_legend_handles_labels(), loc="lower center", ncol=5, frameon=False, fontsize=9)
 fig.tight_layout(rect=(0, 0.09, 1, 1))
 plt.show()
 
