@@ -20,7 +20,10 @@ from rlbook.replay import ReplayBuffer, TensorStorage
 
 @dataclass
 class DQNConfig:
-    """Settings of :class:`DQN`. The defaults are the tuned CartPole settings of RL Baselines3 Zoo (Raffin 2020)."""
+    """Settings of :class:`DQN`: those that RL Baselines3 Zoo (Raffin 2020) found for CartPole, with narrower layers.
+
+    There the target network is copied while frames are collected, which comes to one copy per round.
+    """
 
     env: str = "CartPole-v1"
     """Environment: a Gymnasium id or the name of a native class."""
@@ -46,7 +49,7 @@ class DQNConfig:
     """Discount."""
     lr: float = 2.3e-3
     """Learning rate of Adam."""
-    double: bool = True
+    double: bool = False
     """Let the learnt network choose the action that the target network values: less overestimation."""
     target_every: int = 128
     """Gradient steps between two copies to the target network."""
@@ -56,7 +59,7 @@ class DQNConfig:
     """Environment steps until it is there."""
     max_grad_norm: float = 10.0
     """Largest norm of a gradient."""
-    num_cells: tuple[int, ...] = (256, 256)
+    num_cells: tuple[int, ...] = (64, 64)
     """Units of the hidden layers."""
     device: str = "cpu"
     """Where tensors and networks live."""
