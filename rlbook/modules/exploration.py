@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -232,17 +232,24 @@ class UniformMixture(Exploration):
     @override
     def _explore(self, action: Tensor, leaves: Mapping[Key, Tensor], noise: Tensor) -> Tensor:
         explores, u = noise[..., 0] < 1, noise.clamp(max=BELOW_ONE)
-        mask = leaves.get(keys.ACTION_MASK, None)
-        random = self.spec.from_uniform(u) if mask is None else self._allowed(mask, u)
-        if isinstance(action, TensorDictBase):
-            return action.apply(lambda own, other: _where(explores, other, own), random)  # type: ignore[return-value]
-        return _where(explores, random, action)
+        if not isinstance(action, TensorDictBase):
+            return _where(explores, _allowed(self.spec, leaves.get(keys.ACTION_MASK, None), u), action)
+        parts: Mapping[Key, Any] = self.spec.leaves()
+        drawn = {
+            key: _allowed(part, leaves.get((keys.ACTION_MASK, *keys.as_tuple(key)), None), own)
+            for (key, part), own in zip(parts.items(), u.split([part.num_uniform for part in parts.values()], -1), strict=True)
+        }
+        random = TensorDict(keys.nest(drawn), action.batch_size)
+        return action.apply(lambda own, other: _where(explores, other, own), random)  # type: ignore[return-value]
 
-    def _allowed(self, mask: Tensor, u: Tensor) -> Tensor:
-        """Draw uniformly among the choices that the mask ``[*, num_params]`` allows."""
-        dist = for_spec(self.spec).from_params(torch.zeros_like(mask, dtype=torch.float32), self.spec, mask)
-        shape = self.spec.shape[:-1] if isinstance(self.spec, OneHot) else self.spec.shape
-        return dist.sample(u.reshape(u.shape[:-1] + shape))
+
+def _allowed(spec: Any, mask: Tensor | None, u: Tensor) -> Tensor:
+    """Draw uniformly, given uniform numbers, among the choices that the mask ``[*, num_params]`` allows, if there is one."""
+    if mask is None:
+        return spec.from_uniform(u)
+    dist: Any = for_spec(spec).from_params(torch.zeros_like(mask, dtype=torch.float32), spec, mask)
+    shape = spec.shape[:-1] if isinstance(spec, OneHot) else spec.shape
+    return dist.sample(u.reshape(u.shape[:-1] + shape))
 
 
 def _where(flag: Tensor, x: Tensor, other: Tensor) -> Tensor:

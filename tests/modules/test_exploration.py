@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from rlbook import MLP, Actor, CartPole, Collector, Pendulum
 from rlbook.errors import ConfigError, SpecError
 from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
-from rlbook.specs import Binary, Bounded, OneHot, Unbounded
+from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
 from rlbook.specs import Categorical as Choice
 from rlbook.specs import MultiCategorical as Multi
 
@@ -111,6 +111,19 @@ def test_a_mask_is_obeyed(spec):
     action = explorer.act({**positions(20_000), "action_mask": mask}, explorer.draw_noise((1, 20_000))[0])["action"]
     index = action if action.ndim == 1 else action.int().argmax(-1)
     assert_close(index.bincount(minlength=4) / 20_000, torch.tensor([4 / 6, 0.0, 1 / 6, 1 / 6]), atol=0.015, rtol=0)
+
+
+def test_the_masks_of_a_dictionary_of_actions_are_obeyed():
+    spec = Composite(gear=Choice(5), arm=Composite(steer=Bounded(-1.0, 1.0, (2,)), grip=Choice(2)))
+    read = ["observation", ("action_mask", "gear"), ("action_mask", "arm", "grip")]
+    explorer = RandomWarmup(Actor(MLP(11, 1), spec, read), frames=5000)
+    gear, grip = torch.tensor([True, False, True, False, False]), torch.tensor([False, True])
+    leaves = {"observation": torch.zeros(5000, 1), read[1]: gear.expand(5000, 5), read[2]: grip.expand(5000, 2)}
+    action = explorer.act(leaves, explorer.draw_noise((1, 5000))[0])["action"]
+    assert set(action["gear"].tolist()) == {0, 2}
+    assert bool((action["arm", "grip"] == 1).all())
+    assert (action["gear"] == 2).float().mean().sub(0.5).abs() < 0.03
+    assert action["arm", "steer"].std().sub(3**-0.5).abs() < 0.03  # uniform
 
 
 def test_a_mask_of_several_choices_is_obeyed():
