@@ -19,8 +19,7 @@ from rlbook.replay import minibatches
 
 @dataclass
 class PQNConfig:
-    """Settings of :class:`PQN`. The defaults are CleanRL's for CartPole (Huang et al. 2022), but for those that say otherwise
-    and for the optimizer, which is RAdam there."""
+    """Settings of :class:`PQN`: CleanRL's for CartPole (Huang et al. 2022), but for those that say otherwise, and RAdam there."""
 
     env: str = "CartPole-v1"
     """Environment: a Gymnasium id or the name of a native class."""
