@@ -31,6 +31,8 @@ class R2D2Config(DQNConfig):
     """Steps of a sequence, burn-in included."""
     burn_in: int = 2
     """First steps of a sequence that only find the state."""
+    double: bool = True
+    """Let the learnt network choose the action that the target network values."""
     n: int = 5
     """Steps of the return."""
     gamma: float = 0.98

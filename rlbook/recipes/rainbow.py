@@ -15,6 +15,8 @@ from rlbook.replay import NStep, PrioritizedSampler, ReplayBuffer, TensorStorage
 class RainbowConfig(C51Config):
     """Settings of :class:`Rainbow`: those of :class:`~rlbook.recipes.C51` but for epsilon, and of what is added."""
 
+    double: bool = True
+    """Let the learnt network choose the action that the target network values."""
     n: int = 3
     """Steps of the return."""
     alpha: float = 0.5
