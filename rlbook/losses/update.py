@@ -163,9 +163,10 @@ class Update:
 
         Raises:
             MissingKeyError, SpecError: see :meth:`Loss.forward`.
-            NonFiniteError: the loss or its gradient is not finite; that step is not taken. (On a GPU, where asking means waiting,
-                this is found out at every 100th call, and an eager step is taken. In float16 such steps are left out, and this
-                is raised when the scale of the loss has fallen below 1.)
+            NonFiniteError: the loss or its gradient is not finite; that step is not taken. Weights and targets stay, while the
+                running statistics of a normalisation have seen the batch. (On a GPU, where asking means waiting, this is found
+                out at every 100th call, and an eager step is taken. In float16 such steps are left out, and this is raised when
+                the scale of the loss has fallen below 1.)
             ConfigError: modules of the loss were moved.
         """
         for group in self.groups:

@@ -97,6 +97,6 @@ def on_side_stream(function: Callable[..., Any], tensors: list[Tensor], calls: i
 def record_cuda(function: Callable[..., Any], tensors: list[Tensor]) -> Recording:
     """Record a function's kernels without running them."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads, such as NCCL's, may go on
         outputs = function(*tensors)
     return graph.replay, outputs
