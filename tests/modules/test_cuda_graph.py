@@ -157,5 +157,5 @@ def test_an_update_on_a_gpu_equals_the_eager_one(precision):
             update(batch)
         assert update.compiled == compile
         losses.append({name: x.clone() for name, x in loss.state_dict().items()})
-    tolerance = 1e-4 if precision is None else 5e-3
+    tolerance = 1e-4 if precision is None else 2e-2  # Adam makes a step of the sign of the smallest gradient
     assert_close(losses[1], losses[0], rtol=tolerance, atol=tolerance)
