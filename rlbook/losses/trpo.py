@@ -69,8 +69,8 @@ class TRPOUpdate:
         \theta \leftarrow \theta + c \sqrt{2 \delta / x^T (F + damping I) x} \; x
 
     with the gradient :math:`g` of the objective, the Fisher matrix :math:`F` of the policy and the largest :math:`c` in
-    :math:`1, 1/2, 1/4, \ldots` at which the objective really rises and :math:`KL(\pi_{old} || \pi) \le \delta`. The policy's step
-    is eager: there is one per rollout.
+    :math:`1, 0.8, 0.64, \ldots` at which the objective really rises and :math:`KL(\pi_{old} || \pi) \le \delta`. The policy's
+    step is eager: there is one per rollout.
 
     Args:
         loss_fn: the loss. Lazy layers must have seen data.
@@ -78,7 +78,8 @@ class TRPOUpdate:
         max_kl: :math:`\delta`, in nats, positive.
         damping: not negative. More of it shortens the step in directions that hardly change the policy.
         iterations: of conjugate gradients, each a product with the Fisher matrix.
-        tries: scales :math:`c` to try; where none is good the policy stays as it is.
+        shrink: from one scale :math:`c` to the next, in (0, 1).
+        tries: how many scales to try; where none is good the policy stays as it is.
         value_epochs: passes over the batch to train the value.
         value_size: rows of each of its gradient steps; all by default.
         max_grad_norm: clip the norm of the value's gradient to this.
@@ -109,6 +110,7 @@ class TRPOUpdate:
         max_kl: float = 0.01,
         damping: float = 0.1,
         iterations: int = 10,
+        shrink: float = 0.8,
         tries: int = 10,
         value_epochs: int = 10,
         value_size: int | None = None,
@@ -121,7 +123,10 @@ class TRPOUpdate:
         if not damping >= 0:
             raise ConfigError(explain("damping", "not negative", repr(damping), "Pass for example damping=0.1"))
         _check_apart(loss_fn, value_optimizer)
-        self.loss_fn, self.max_kl, self.damping, self.iterations, self.tries = loss_fn, max_kl, damping, iterations, tries
+        if not 0 < shrink < 1:
+            raise ConfigError(explain("shrink", "in (0, 1)", repr(shrink), "Pass for example shrink=0.8"))
+        self.loss_fn, self.max_kl, self.damping, self.iterations = loss_fn, max_kl, damping, iterations
+        self.shrink, self.tries = shrink, tries
         self.value_epochs, self.value_size = value_epochs, value_size
         self.flat = FlatParameters(loss_fn.actor.parameters())
         for module in loss_fn.actor.modules():
@@ -177,7 +182,7 @@ class TRPOUpdate:
             seen[scale] = before[keys.LOSS].detach() - after, old.kl(loss_fn.actor.dist(batch)).mean()
             return seen[scale]
 
-        scale = line_search(evaluate, gradient @ step, self.max_kl, tries=self.tries)
+        scale = line_search(evaluate, gradient @ step, self.max_kl, shrink=self.shrink, tries=self.tries)
         if scale == 0:
             vector.copy_(start)
         improvement, kl = seen[scale]

@@ -70,7 +70,7 @@ def test_the_step_is_the_exact_fisher_solve():
         step = (2 * 1e-4 / (direction @ damped @ direction)).sqrt() * direction
         moved = copy.deepcopy(policy)
         out = TRPOUpdate(TRPOLoss(moved, normalize_advantage=False), max_kl=1e-4, damping=damping)(batch)
-        assert out["step_scale"] in (1.0, 0.5)  # the KL is its quadratic model but for terms of third order
+        assert out["step_scale"] >= 0.64  # the KL is its quadratic model but for terms of third order
         assert_close(moved.net.weight.detach() - start, out["step_scale"].double() * step, rtol=1e-5, atol=1e-9)
         assert_close(out["grad_norm"], gradient.norm())
 
@@ -168,6 +168,7 @@ def test_broken_numbers_are_refused():
         ({"max_kl": 0.0}, "max_kl must be positive; got 0.0"),
         ({"damping": -1.0}, "damping must be not negative; got -1.0"),
         ({"iterations": 0}, "iterations must be positive; got 0"),
+        ({"shrink": 1.0}, r"shrink must be in \(0, 1\); got 1.0"),
         ({"max_grad_norm": -1.0, "optimizer": True}, "max_grad_norm must be positive or None"),
     ],
 )
