@@ -61,7 +61,10 @@ class Delta(Distribution):
         cls._check_params(params, spec)
         x = as_event(params, spec.event_shape)
         if isinstance(spec, specs.Bounded):
-            x = torch.lerp(spec.low, spec.high, torch.sigmoid(2 * x))  # low + (tanh(x) + 1) / 2 * (high - low)
+            wide = torch.promote_types(x.dtype, spec.dtype)  # x is bfloat16 in reduced precision
+            x = torch.lerp(
+                spec.low.to(wide), spec.high.to(wide), torch.sigmoid(2 * x.to(wide))
+            )  # low + (tanh(x) + 1) / 2 * (high - low)
         return cls(x, len(spec.event_shape))
 
     @override

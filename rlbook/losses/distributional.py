@@ -11,7 +11,13 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
-from rlbook.functional import bellman_atoms, categorical_cross_entropy, categorical_projection, quantile_huber_loss
+from rlbook.functional import (
+    bellman_atoms,
+    categorical_cross_entropy,
+    categorical_mean,
+    categorical_projection,
+    quantile_huber_loss,
+)
 from rlbook.losses.base import Terms, weighted_mean
 from rlbook.losses.dqn import DQNLoss
 from rlbook.modules.distributional import CategoricalQValueActor, ImplicitQValueActor, QuantileQValueActor, check_count
@@ -82,18 +88,23 @@ class C51Loss(DistributionalLoss):
 
     def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
-        logits, target = self.qvalue.pick(self.qvalue.logits(batch), batch[keys.ACTION]), self.target(batch, noise)
-        cross_entropy, support = categorical_cross_entropy(logits, target), self.qvalue.support
+        target, support = self.target(batch, noise), self.qvalue.support
+        logits = self.qvalue.pick(self.qvalue.logits(batch), batch[keys.ACTION]).to(support.dtype)
+        cross_entropy = categorical_cross_entropy(logits, target)
         kl = cross_entropy.detach() + torch.xlogy(target, target).sum(-1)
-        means = {"q_mean": (logits.softmax(-1) @ support).mean(), "target_mean": (target @ support).mean()}
-        return {"loss_value": weighted_mean(cross_entropy, batch)}, {keys.TD_ERROR: kl.clamp(min=0.0), **means}
+        mean, wanted = (categorical_mean(probs, support).mean() for probs in (logits.softmax(-1), target))
+        return {"loss_value": weighted_mean(cross_entropy, batch)}, {
+            keys.TD_ERROR: kl.clamp(min=0.0),
+            "q_mean": mean,
+            "target_mean": wanted,
+        }
 
     @torch.no_grad()
     def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:
         """Return the probabilities that the action's atoms should have, ``[*, atoms]``."""
         nxt: Any = batch[keys.NEXT]
         logits, support = self.target_qvalue.logits(nxt), self.target_qvalue.support
-        probs = pick(logits, self.next_action(nxt, logits)).softmax(-1)
+        probs = pick(logits, self.next_action(nxt, logits)).to(support.dtype).softmax(-1)
         return categorical_projection(self.moved(batch, support), probs, support)
 
 

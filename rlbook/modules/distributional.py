@@ -74,8 +74,7 @@ class CategoricalQValueActor(QValueActor):
 
     def expectation(self, outputs: Tensor) -> Tensor:
         """Return the mean of each action's return, ``[*, A]``, of its logits ``[*, A, atoms]``."""
-        probs = outputs.softmax(-1)
-        return categorical_mean(probs, self.support.to(probs.dtype))
+        return categorical_mean(outputs.to(self.support.dtype).softmax(-1), self.support)
 
 
 class QuantileQValueActor(QValueActor):

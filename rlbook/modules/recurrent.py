@@ -130,7 +130,7 @@ class Recurrent(nn.Module):
         after = []
         for k, state in enumerate(before):
             weight, bias, *recurrent = self._weights(k)
-            after.append(self.cell(F.linear(x, weight, bias), state, *recurrent))
+            after.append(self.cell(F.linear(x, weight, bias).to(state.dtype), state, *recurrent))
             x = after[-1][:, : self.hidden_size]
         return x, after[0] if len(after) == 1 else torch.stack(after, dim=1)
 
@@ -143,7 +143,7 @@ class Recurrent(nn.Module):
         for k, state in enumerate(before):
             weight, bias, *recurrent = self._weights(k)
             states = []
-            for t, now in enumerate(F.linear(x, weight, bias).unbind(0)):  # the inputs of all steps at once
+            for t, now in enumerate(F.linear(x, weight, bias).to(state.dtype).unbind(0)):  # the inputs of all steps at once
                 if t and resets[t - 1]:
                     state = torch.where(keep[t - 1], state, 0.0)
                 state = self.cell(now, state, *recurrent)
@@ -193,7 +193,7 @@ class GRU(Recurrent):
 
     def cell(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         size = self.hidden_size
-        h = F.linear(state, weight, bias)
+        h = F.linear(state, weight, bias).to(state.dtype)
         reset, update = (x[:, : 2 * size] + h[:, : 2 * size]).sigmoid().split(size, dim=1)
         new = torch.tanh(torch.addcmul(x[:, 2 * size :], reset, h[:, 2 * size :]))
         return torch.lerp(new, state, update)
