@@ -105,8 +105,10 @@ class SliceSampler(SequenceSampler):
     Every step that at least ``T - 1`` steps of its trajectory follow is an admissible start, and all have the same probability.
     So an episode is drawn in proportion to the slices it holds, and its first and last steps less often than those between.
 
-    Recurrent policies warm up their state on the first ``burn_in`` steps and learn from the others (R2D2). Where not every step
-    is one to learn from, for burn-in or for padding, the entry ``mask``, bool ``[B, T]``, is True at those that are.
+    Recurrent policies warm up their state on the first ``burn_in`` steps and learn from the others (R2D2). The first steps of an
+    episode are learnt from as well: there the burn-in is the end of the episodes before, whose ``next.done`` sets the state back;
+    only the steps after the burn-in are of one trajectory. Where not every step is one to learn from, for burn-in or for padding,
+    the entry ``mask``, bool ``[B, T]``, is True at those that are.
 
     Args:
         slice_len: T, burn-in included.
@@ -151,7 +153,8 @@ class SliceSampler(SequenceSampler):
             fix = "Leave one of them out"
             raise ConfigError(explain("replacement", "True where another sampler draws the starts", "False", fix))
         self.slice_len, self.burn_in, self.pad, self.sampler, self.eta = slice_len, burn_in, pad, sampler, eta
-        self.least = burn_in + 1 if pad else slice_len
+        self.learnt = 1 if pad else slice_len - burn_in  # steps to learn from that a sequence has at least
+        self.least = burn_in + self.learnt
         super().__init__(replacement)
 
     def sample(self, buffer: ReplayBuffer, batch_size: int) -> tuple[Tensor, Leaves]:
@@ -167,21 +170,25 @@ class SliceSampler(SequenceSampler):
         if not self.pad:
             mask = {keys.MASK: steps >= self.burn_in} if self.burn_in else {}
             return trajectories.shift(start.unsqueeze(-1), steps), {**extra, **mask}
-        rows, valid = padded(trajectories, start, steps)
+        rows, valid = padded(trajectories, start, steps, self.burn_in)
         return rows, {**extra, keys.MASK: valid & (steps >= self.burn_in)}
 
     def admissible(self, trajectories: Trajectories) -> tuple[Tensor, Tensor, Tensor]:
-        stream, first, last, _ = trajectories.pieces()
-        return stream, first, (last - first + 2 - self.least).clamp(min=0)
+        stream, first, last, _, root = trajectories.pieces()
+        start = torch.maximum(first - self.burn_in, root)
+        return stream, start, (last - start + 2 - self.least).clamp(min=0)
 
     def none_found(self) -> ConfigError:
         fix = "Collect more, lower slice_len, or pass SliceSampler(..., pad=True)"
-        return ConfigError(explain("A trajectory", f"of {self.least} steps or more", "only shorter ones", fix))
+        want = f"of {self.learnt} steps or more" + (f", after {self.burn_in} to burn in" if self.burn_in else "")
+        return ConfigError(explain("A trajectory", want, "only shorter ones", fix))
 
     # ---- where to start ------------------------------------------------------------------------------------------------------
     def _fit(self, trajectories: Trajectories, rows: Tensor) -> Tensor:
         """Return which rows are admissible starts, bool ``[B]``."""
-        return trajectories.span(rows)[1] >= self.least - 1
+        learnt = trajectories.shift(rows, self.burn_in) if self.burn_in else rows
+        # beyond the newest step are the oldest, to which nothing leads
+        return (trajectories.lead(learnt) >= self.burn_in) & (trajectories.span(learnt)[1] >= self.learnt - 1)
 
     def _draw_uniform(self, buffer: ReplayBuffer, trajectories: Trajectories, size: int) -> Tensor:
         """Draw rows and keep the admissible ones; where they are rare draw from a list of them, which takes long to make."""
@@ -305,7 +312,10 @@ class EpisodeSampler(SequenceSampler):
         return f"EpisodeSampler(replacement={self.replacement})"
 
 
-def padded(trajectories: Trajectories, start: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows ``steps [B, T]`` after ``start [B]``, the trajectory's last one where it is over, and where it is not."""
-    left = trajectories.span(start)[1].unsqueeze(-1)
+def padded(trajectories: Trajectories, start: Tensor, steps: Tensor, burn_in: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the rows ``steps [B, T]`` after ``start [B]``, the trajectory's last one where it is over, and where it is not.
+
+    The trajectory is that of the step after the burn-in.
+    """
+    left = burn_in + trajectories.span(trajectories.shift(start, burn_in))[1].unsqueeze(-1)
     return trajectories.shift(start.unsqueeze(-1), torch.minimum(steps, left)), steps <= left

@@ -104,10 +104,19 @@ class Trajectories:
         self.refresh()
         numbers = rows.numpy(force=True)
         time, trajectory = self._times(numbers), self._number[numbers]
-        _, first, last = self._table
+        _, first, last, _ = self._table
         before = time - np.maximum(first[trajectory], self.begin)
         after = np.minimum(last[trajectory], self.end - 1) - time
         return torch.from_numpy(before), torch.from_numpy(after)
+
+    def lead(self, rows: Tensor) -> Tensor:
+        """Return how many stored steps lead up to each row ``[*]``, int64 ``[*]``: those before it in its trajectory, and those of
+        the episodes that ended before this one began. None where something else came between, such as a reset.
+        """
+        self.refresh()
+        numbers = rows.numpy(force=True)
+        root = self._table[3, self._number[numbers]]
+        return torch.from_numpy(self._times(numbers) - np.maximum(root, self.begin))
 
     def shift(self, rows: Tensor, steps: Tensor | int) -> Tensor:
         """Return the rows that lie ``steps`` later in the same streams, broadcast: ``[*]``."""
@@ -125,16 +134,19 @@ class Trajectories:
         return (times * self.streams + streams) % self._rows
 
     # ---- questions about all of them -----------------------------------------------------------------------------------------
-    def pieces(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return ``(stream, first, last, begun)`` of all trajectories, as :meth:`episodes` does, without a look at the rows."""
+    def pieces(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return ``(stream, first, last, begun, root)`` of all trajectories, as :meth:`episodes` does, without a look at the rows.
+
+        ``root`` is the time from which on one step leads to the next, see :meth:`lead`.
+        """
         self.refresh()
-        stream, first, last = torch.from_numpy(self._table[:, self._stored()])
+        stream, first, last, root = torch.from_numpy(self._table[:, self._stored()])
         begun = first >= max(self.begin, self._origin)
-        return stream, first.clamp(min=self.begin), last.clamp(max=self.end - 1), begun
+        return stream, first.clamp(min=self.begin), last.clamp(max=self.end - 1), begun, root.clamp(min=self.begin)
 
     def episodes(self) -> Episodes:
         """Return a table of all trajectories."""
-        stream, first, last, begun = self.pieces()
+        stream, first, last, begun, _ = self.pieces()
         done = self._storage.entry((keys.NEXT, keys.DONE), self.rows(last, stream)) if self._ends else None
         return Episodes(stream, first, last, begun, torch.zeros_like(begun) if done is None else _any(done).cpu())
 
@@ -160,7 +172,9 @@ class Trajectories:
         self.end = self.begin
         self._origin = self.begin + (self.begin > 0)  # a trajectory that begins earlier may have begun before what is stored
         self._number: Any = np.zeros(self._rows, np.int32)  # of each row's trajectory
-        self._table: Ints = np.full((3, 0), -1)  # by number: stream, time of the first step, time of the last
+        self._table: Ints = np.full(
+            (4, 0), -1
+        )  # by number: stream, times of the first step, the last, the first that leads there
         self._count = 0
         self._newest: Ints = np.zeros(self.streams, np.int64)  # the number of each stream's last trajectory; none yet
         names = {keys.as_tuple(key) for key in self._storage.keys}
@@ -170,38 +184,47 @@ class Trajectories:
 
     def _look(self, start: int, stop: int) -> None:
         """Number the trajectories of the times in ``[start, stop)``; the rows before them are known."""
-        begins = np.ones((stop - start, self.streams), bool)
+        begins, broken = np.ones((2, stop - start, self.streams), bool)
         unknown = int(start == self.begin)  # whether the first of these steps continue others
         rows = np.arange((start + unknown - 1) * self.streams, stop * self.streams) % self._rows
-        begins[unknown:] = self._stops(torch.from_numpy(rows)).reshape(-1, self.streams)
+        done, begins[unknown:] = self._stops(torch.from_numpy(rows)).reshape(2, -1, self.streams)
+        broken[unknown:] = begins[unknown:] & ~done
         time, stream = begins.nonzero()
         self._make_room(len(time))
         new = np.arange(self._count, self._count + len(time))
         number = np.zeros((stop - start + 1, self.streams), np.int64)
         number[0], number[1:][begins] = self._newest, new
         number = np.maximum.accumulate(number)  # a trajectory that begins later has a higher number
-        self._table[0, new], self._table[1, new], self._table[2, new] = stream, start + time, NEVER
+        root = np.where(broken, np.arange(start, stop)[:, None], -1)
+        root[0] = np.where(broken[0], start, -1 if unknown else self._table[3, self._newest])
+        root = np.maximum.accumulate(root)[begins]
+        self._table[:, new] = stream, start + time, np.full_like(time, NEVER), root
         stopped = time >= unknown
         self._table[2, number[time, stream][stopped]] = start + time[stopped] - 1
         self._number[rows[(1 - unknown) * self.streams :]] = number[1:].ravel()
         self._newest, self._count, self.end = number[-1], self._count + len(time), stop
 
     def _stops(self, rows: Tensor) -> NDArray[np.bool_]:
-        """Return whether trajectories stop at ``rows``, which are whole steps in the order of time, all but the last of them."""
+        """Return whether episodes end and whether trajectories stop, bool ``[2, n]``, at all but the last of the steps in ``rows``.
+
+        Args:
+            rows: those of whole steps, in the order of time.
+        """
         here, following = rows[: -self.streams], rows[self.streams :]
-        stops = torch.zeros(len(here), dtype=torch.bool)
+        done = torch.zeros(len(here), dtype=torch.bool)
         if self._ends:
-            stops |= _any(self._entry((keys.NEXT, keys.DONE), here)).cpu()
+            done |= _any(self._entry((keys.NEXT, keys.DONE), here)).cpu()
+        stops = done.clone()
         for key in self._continued:
             stops |= _any(_differ(self._entry((keys.NEXT, *key), here), self._entry(key, following))).cpu()
-        return stops.numpy()
+        return torch.stack((done, stops)).numpy()
 
     def _make_room(self, new: int) -> None:
         """Let the table hold ``new`` more trajectories; if it cannot, forget those that were overwritten and double it."""
-        if self._count + new <= self._table.size // 3:
+        if self._count + new <= self._table.shape[1]:
             return
         kept = self._stored()
-        table = np.full((3, 2 * (len(kept) + new) + 1000), -1)
+        table = np.full((4, 2 * (len(kept) + new) + 1000), -1)
         table[:, : len(kept)] = self._table[:, kept]
         number = np.zeros(self._count + 1, np.int64)
         number[kept] = np.arange(len(kept))

@@ -102,9 +102,18 @@ class Diary:
             count += 1
         return count
 
-    def starts(self, least: int) -> set[int]:
-        """The rows that at least ``least - 1`` steps of their trajectory follow."""
-        return {self.row(step) for step in self.stored if len(self.rest(step)) >= least}
+    def lead(self, step: Step) -> int:
+        """How many stored steps of its environment come before it without a gap: what ends in between, ends with ``done``."""
+        past = self.steps[step.stream]
+        time, oldest = step.time, max(0, len(past) - self.length)
+        while time > oldest and (not (before := past[time - 1]).last or before.terminated or before.truncated):
+            time -= 1
+        return step.time - time
+
+    def starts(self, least: int, burn_in: int = 0) -> set[int]:
+        """The rows that ``burn_in`` steps after lies a step which at least ``least - 1`` of its trajectory follow."""
+        found = (step for step in self.stored if len(self.rest(step)) >= least and self.lead(step) >= burn_in)
+        return {self.row(self.steps[step.stream][step.time - burn_in]) for step in found}
 
 
 def n_step(diary: Diary, step: Step, n: int, gamma: float) -> tuple[float, float, Step]:

@@ -126,10 +126,35 @@ def test_burn_in_is_marked():
     buffer, diary = filled(SliceSampler(5, burn_in=2, pad=True))
     batch = buffer.sample(400)
     at = {diary.row(step): step for step in diary.stored}
-    lengths = [min(5, len(diary.rest(at[row]))) for row in batch["index"][:, 0].tolist()]
+    lengths = [2 + min(3, len(diary.rest(at[row]))) for row in batch["index"][:, 2].tolist()]
     assert set(lengths) == {3, 4, 5}  # at least one step to learn from
     assert batch["mask"].tolist() == [[2 <= k < length for k in range(5)] for length in lengths]
     assert "mask" not in filled(SliceSampler(5))[0].sample(3).keys()
+
+
+@pytest.mark.parametrize("options", [{}, {"pad": True}, {"pad": True, "replacement": False}, {"sampler": UniformSampler()}])
+@pytest.mark.parametrize("burn_in", [1, 3, 5])
+def test_the_first_steps_of_an_episode_are_learnt_from_too(burn_in, options):
+    """Else whoever meets what is to be remembered in the first steps would never learn to remember it."""
+    buffer, diary = filled(SliceSampler(6, burn_in=burn_in, **options), capacity=81, steps=(40, 30, 25), end=0.2)
+    least = 1 if options.get("pad") else 6 - burn_in
+    admissible = diary.starts(least, burn_in)
+    counts = starts_drawn(buffer, 100 * len(admissible))
+    assert set(counts) == admissible
+    assert chi_squared(counts, dict.fromkeys(admissible, 1.0)) < 5
+    at = {diary.row(step): step for step in diary.stored}
+    begin = {
+        diary.row(step) for step in diary.stored if step.t == 0 and diary.lead(step) >= burn_in and len(diary.rest(step)) >= least
+    }
+    assert len(begin) > 3
+    batch = buffer.sample(500)
+    assert begin <= set(batch["index"][:, burn_in].tolist())
+    for rows, mask in zip(batch["index"].tolist(), batch["mask"].tolist(), strict=True):
+        path = diary.rest(at[rows[burn_in]])[: 6 - burn_in]
+        before = diary.steps[path[0].stream][path[0].time - burn_in : path[0].time]
+        assert all(step.terminated or step.truncated or not step.last for step in before)  # no state comes across a gap
+        assert rows == [diary.row(step) for step in before + path + [path[-1]] * (6 - burn_in - len(path))]
+        assert mask == [burn_in <= k < burn_in + len(path) for k in range(6)]
 
 
 # ---- starts drawn by priority --------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def check(buffer: ReplayBuffer, diary: Diary) -> None:
     before, after = found.span(rows)
     assert after.tolist() == [len(diary.rest(step)) - 1 for step in stored]
     assert before.tolist() == [diary.before(step) for step in stored]
+    assert found.lead(rows).tolist() == [diary.lead(step) for step in stored]
     times, streams = found.times(rows), torch.tensor([step.stream for step in stored])
     assert times.tolist() == [step.time for step in stored]
     assert torch.equal(found.rows(times, streams), rows)
