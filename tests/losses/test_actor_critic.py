@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from losses.casekit import CONTINUOUS, actor, deterministic, net, qvalue, qvalue_actor, transitions, value
-from losses.cases_actor_critic import critics, quantile_critics
+from losses.cases_actor_critic import CASES, critics, quantile_critics
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from rlbook.losses import (
     TQCLoss,
     compile_update,
 )
+from rlbook.losses.targets import target_pairs
 from rlbook.modules import BatchRenorm, Ensemble, QuantileQValueHead
 from rlbook.specs import Bounded, Categorical, Unbounded
 
@@ -248,6 +249,37 @@ def test_mpo_pulls_back_a_policy_that_has_gone_too_far():
     assert loss.dual_mean.grad < 0  # descent raises the multiplier
     assert loss.dual_std.grad > 0
     assert loss.actor.net.outputs.grad[0] > 0  # descent moves the mean back
+
+
+# ---- the update --------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", CASES)
+def test_a_compiled_update_equals_the_eager_one(name, quick_compile):
+    batches = [CASES[name].batch() for _ in range(4)]
+
+    def learnt(compile: bool) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        loss = CASES[name].make()
+        parts = [getattr(loss, part) for trained in loss.trains.values() for part in trained]
+        owned = [part.parameters() if isinstance(part, nn.Module) else [part] for part in parts if not is_buffer(part)]
+        optimizer = torch.optim.Adam([{"params": parameters} for parameters in owned], lr=0.01)
+        target = SoftUpdate(loss, 0.5, every=2) if target_pairs(loss) else None
+        update = compile_update(loss, optimizer, target=target, every={"loss_actor": 2}, compile=compile)
+        for batch in batches:
+            update(batch)
+        assert update.compiled == compile
+        return {key: x.clone() for key, x in loss.state_dict().items()}
+
+    eager, compiled = learnt(False), learnt(True)
+    for key, x in eager.items():
+        assert_close(compiled[key], x)
+    torch.manual_seed(1)
+    start = CASES[name].make().state_dict()
+    assert not torch.equal(start["actor.net.0.weight"], eager["actor.net.0.weight"])
+
+
+def is_buffer(part: object) -> bool:
+    """Whether what a term would train stays as it is: a temperature that is not learnt."""
+    return isinstance(part, Tensor) and not isinstance(part, nn.Parameter)
 
 
 # ---- bad arguments -----------------------------------------------------------------------------------------------------------
