@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -154,6 +155,27 @@ class Following:
             self.vector.lerp_(self.source({group: group.data for group, *_ in self.runs}), self.target.tau)
         else:
             self.target.move()
+
+
+class Held(NamedTuple):
+    """What a traced step works on."""
+
+    batch: TensorDict
+    noise: dict[str, Tensor]
+    placed: dict[str, Tensor]
+    """Every tensor of the loss, by its place."""
+    only: tuple[str, ...] | None
+    leaves: list[list[Tensor]]
+    """For each active group the weights by which the loss is differentiated."""
+    states: dict[Group, dict[str, Tensor]]
+    """What the optimizer of each active group reads and writes."""
+    vector_of: dict[Group, Tensor]
+    """The weights of each idle group."""
+    followed: tuple[Tensor, Tensor] | None
+    """The targets and tau."""
+    moves: bool
+    scale: tuple[Tensor, Tensor] | None
+    finite: Tensor
 
 
 def terms_by_parameter(loss_fn: Loss) -> dict[nn.Parameter, frozenset[str]]:

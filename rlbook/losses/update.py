@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -18,6 +18,7 @@ from rlbook.errors import ConfigError, NonFiniteError, explain
 from rlbook.losses._groups import (
     Following,
     Group,
+    Held,
     check_every,
     check_optimizer,
     clip_,
@@ -330,7 +331,7 @@ class Update:
         noise_keys: tuple[str, ...],
         only: tuple[str, ...] | None,
         moves: bool,
-    ) -> _Held:
+    ) -> Held:
         """Give the tensors of a compiled call their meaning; the order is that of :meth:`_compiled_call`."""
         given = iter(tensors)
         batch = TensorDict(keys.nest(dict(zip(in_keys, given, strict=False))), batch_size)
@@ -353,9 +354,9 @@ class Update:
             views = self._following.views(followed[0])
             placed |= {path: views[i] for path, i in self._followers}
         scale = None if self._scale is None else (next(given), next(given))
-        return _Held(batch, noise, placed, only, leaves, states, vector_of, followed, moves, scale, next(given))
+        return Held(batch, noise, placed, only, leaves, states, vector_of, followed, moves, scale, next(given))
 
-    def _gradients(self, held: _Held) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _gradients(self, held: Held) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Return the metrics and the gradient of each active group as a vector, in float16 scaled."""
         with torch.enable_grad():
             with autocast(self.precision, self.device):
@@ -367,7 +368,7 @@ class Update:
         vectors = [torch.cat([next(gradients).flatten() for _ in own]) for own in held.leaves]
         return {name: value.detach() for name, value in out.items()}, vectors
 
-    def _apply(self, held: _Held, vectors: list[Tensor], loss: Tensor | None = None) -> Tensor:
+    def _apply(self, held: Held, vectors: list[Tensor], loss: Tensor | None = None) -> Tensor:
         """Clip, step and let the targets follow, in place, unless gradient or loss are not finite; return the norm."""
         if held.scale is not None:
             vectors = [vector / held.scale[0] for vector in vectors]
@@ -404,24 +405,3 @@ class Update:
             own = [gradient for gradient, group in zip(gradients, groups, strict=True) if group.optimizer is optimizer]
             norms.append(clip_(own, self.max_grad_norm))
         return joint(norms)
-
-
-class _Held(NamedTuple):
-    """What a traced step works on."""
-
-    batch: TensorDict
-    noise: dict[str, Tensor]
-    placed: dict[str, Tensor]
-    """Every tensor of the loss, by its place."""
-    only: tuple[str, ...] | None
-    leaves: list[list[Tensor]]
-    """For each active group the weights by which the loss is differentiated."""
-    states: dict[Group, dict[str, Tensor]]
-    """What the optimizer of each active group reads and writes."""
-    vector_of: dict[Group, Tensor]
-    """The weights of each idle group."""
-    followed: tuple[Tensor, Tensor] | None
-    """The targets and tau."""
-    moves: bool
-    scale: tuple[Tensor, Tensor] | None
-    finite: Tensor
