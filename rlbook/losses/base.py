@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -139,10 +140,13 @@ class Loss(nn.Module):
                 yield name, parameter
 
     def hyper(self, **values: float) -> None:
-        """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device."""
+        """Register hyper-parameters that may change while training; call it once the modules are set, to live on their device.
+
+        Raises:
+            ConfigError: one is not a number in its range (see :data:`RANGES`), now or when it is changed.
+        """
         for name, value in values.items():
-            if not isinstance(value, int | float) or value != value:
-                raise ConfigError(explain(name, "a number", repr(value), f"Pass for example {name}=0.1"))
+            check_hyper(name, value)
             self.register_buffer(name, torch.tensor(float(value), device=self.device))
 
     @property
@@ -153,9 +157,24 @@ class Loss(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)
         if buffer is not None and isinstance(value, int | float):
+            check_hyper(name, value)
             buffer.fill_(value)
         else:
             super().__setattr__(name, value)
+
+
+RANGES = {"gamma": (0.0, 1.0), "target_entropy": (-math.inf, math.inf), "log_alpha": (-math.inf, math.inf)}
+"""The least and the greatest value of a hyper-parameter; others are weights and widths, which are not negative."""
+
+
+def check_hyper(name: str, value: Any) -> None:
+    """Raise ConfigError unless ``value`` is a number that a hyper-parameter of this name may have."""
+    if not isinstance(value, int | float) or value != value:
+        raise ConfigError(explain(name, "a number", repr(value), f"Pass for example {name}=0.1"))
+    low, high = RANGES.get(name, (0.0, math.inf))
+    if not low <= value <= high:
+        want = f"in [{low:g}, {high:g}]" if high < math.inf else "at least 0"
+        raise ConfigError(explain(name, want, repr(value), f"Pass for example {name}={0.99 if name == 'gamma' else 0.1}"))
 
 
 def next_of(in_keys: Sequence[Key]) -> tuple[Key, ...]:

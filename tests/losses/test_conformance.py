@@ -173,6 +173,24 @@ def test_a_hyper_parameter_is_a_number(value):
         loss.hyper(temperature=value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("gamma", 99.0, r"gamma must be in \[0, 1\]; got 99.0. Pass for example gamma=0.99"),
+        ("gamma", -0.1, r"gamma must be in \[0, 1\]"),
+        ("clip_eps", -0.2, "clip_eps must be at least 0; got -0.2"),
+    ],
+)
+def test_a_hyper_parameter_is_in_its_range(name, value, match):
+    loss = CASES["PPOLoss"].make()
+    with pytest.raises(ConfigError, match=match):
+        loss.hyper(**{name: value})
+    loss.hyper(**{name: 0.5})
+    with pytest.raises(ConfigError, match=match):
+        setattr(loss, name, value)
+    assert getattr(loss, name) == 0.5
+
+
 def test_hyper_parameters_live_where_the_parameters_do():
     loss = CASES["PPOLoss"].make().to("meta")
     loss.hyper(temperature=1.0)
