@@ -171,10 +171,22 @@ class PPOKLLoss(OnPolicyLoss):
     def surrogate(self, batch: TensorDictBase, dist: Distribution, advantage: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
         log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB].detach()
-        params = batch.get(keys.ACTION_PARAMS, None)
-        kl = approx_kl(log_ratio) if params is None else self.actor.dist_of(params.detach(), self.actor.mask_of(batch)).kl(dist)
+        kl = self._kl(batch, dist, log_ratio)
         loss = ppo_kl_loss(log_ratio.exp(), advantage, kl, self.kl_coef)
         return loss.mean(), {"kl": kl.mean(), "kl_coef": self.kl_coef.clone()}
+
+    def _kl(self, batch: TensorDictBase, dist: Distribution, log_ratio: Tensor) -> Tensor:
+        """Return the KL in each state ``[*]``, exact where the acting policy's parameters are known."""
+        params = batch.get(keys.ACTION_PARAMS, None)
+        if params is None:
+            return approx_kl(log_ratio)
+        return self.actor.dist_of(params.detach(), self.actor.mask_of(batch)).kl(dist)
+
+    @torch.no_grad()
+    def divergence(self, data: TensorDictBase) -> Tensor:
+        """Return the mean KL of a rollout or batch ``[*]``, from the policy that acted to the learnt one, a scalar in nats."""
+        dist = self.actor.dist(data)
+        return self._kl(data, dist, dist.log_prob(data[keys.ACTION]) - data[keys.LOG_PROB]).mean()
 
     @torch.no_grad()
     def adapt(self, kl: Tensor) -> None:

@@ -100,14 +100,15 @@ class BatchRenorm(nn.Module):
 
     @torch.no_grad()
     def _correction(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``r`` and ``d`` of a batch, then let the batch enter the running statistics."""
+        """Return ``r`` and ``d`` of a batch, then let the batch enter the running statistics, unless it is not finite."""
         warm = (self.steps >= self.warm_up).to(mean.dtype)
         r_max, d_max = 1 + warm * (self.r_max - 1), warm * self.d_max
         inverse = torch.rsqrt(self.running_var + self.eps)
         r = torch.clamp(torch.sqrt(var + self.eps) * inverse, 1 / r_max, r_max)
         d = torch.clamp((mean - self.running_mean) * inverse, -d_max, d_max)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
+        finite = torch.isfinite(mean + var)  # the update refuses such a step; its statistics must not stay either
+        self.running_mean.copy_(torch.where(finite, self.running_mean.lerp(mean, self.momentum), self.running_mean))
+        self.running_var.copy_(torch.where(finite, self.running_var.lerp(var, self.momentum), self.running_var))
         self.steps.add_(1)
         return r, d
 

@@ -47,14 +47,9 @@ class PPOKL(PPO):
         return PPOKLLoss(self.actor, self.value, kl_coef=config.kl_coef, target_kl=config.target_kl, **weights)
 
     def batches(self, data: TensorDictBase) -> Iterator[TensorDictBase]:
-        """Add the parameters of the policy that acted; yield the minibatches of a round."""
+        """Add the parameters of the policy that acted, yield the minibatches of a round, then adapt the penalty to its KL."""
         config = self.config
         with torch.no_grad():
             data["action_params"] = self.actor.read(data)
-        return minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=list(self.loss_fn.entries(data)))
-
-    def train(self) -> Iterator[dict[str, float]]:
-        """Train like PPO, and adapt the penalty after each round; yield the metrics."""
-        for metrics in super().train():
-            self.loss_fn.adapt(torch.tensor(metrics["kl"]))
-            yield metrics
+        yield from minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=list(self.loss_fn.entries(data)))
+        self.loss_fn.adapt(self.loss_fn.divergence(data))

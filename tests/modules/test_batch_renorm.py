@@ -164,3 +164,16 @@ def test_statistics_are_written_in_a_compiled_update_as_in_an_eager_one():
 def test_errors(arguments):
     with pytest.raises(ConfigError, match=r"The arguments of BatchRenorm must be in their ranges"):
         BatchRenorm(3, **arguments)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace():
+    layer = BatchRenorm(3)
+    layer(torch.randn(8, 3))
+    before = [layer.running_mean.clone(), layer.running_var.clone()]
+    x = torch.randn(8, 3)
+    x[0, 1] = torch.nan
+    layer(x)
+    assert_close(layer.running_mean[1], before[0][1], rtol=0, atol=0)
+    assert_close(layer.running_var[1], before[1][1], rtol=0, atol=0)
+    assert layer.running_mean.isfinite().all()
+    assert not torch.equal(layer.running_mean, before[0])  # the other features go on
