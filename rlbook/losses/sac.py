@@ -122,7 +122,9 @@ class SACLoss(SoftLoss):
         gamma: discount, in [0, 1]. A batch of n-step returns brings its own ``discount``.
         alpha: the temperature at the start, positive.
         learn_alpha: adapt the temperature, with ``loss_alpha``, until the policy's entropy is the target.
-        target_entropy: :math:`\bar H` in nats; ``"auto"`` is minus the number of action dimensions.
+        target_entropy: :math:`\bar H` in nats, of actions in the environment's units; ``"auto"`` is minus the number of action
+            dimensions, as in CleanRL. (Libraries that scale actions to [-1, 1] first, as SB3 does, mean the entropy there: it is
+            lower by the sum of the logarithms of half the ranges.)
 
     A batch has the observation, ``action``, the next observation, ``next.reward`` and ``next.terminated``; ``weight`` and
     ``discount`` where the buffer puts them there.
@@ -130,7 +132,7 @@ class SACLoss(SoftLoss):
     Returns (from a call): ``loss_actor``, ``loss_value``, ``loss_alpha`` (where it is learnt), ``loss``; diagnostics ``alpha``,
     ``entropy``, ``q_mean``, and ``td_error`` ``[*]``.
 
-    Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", equations 5, 7 and 17.
+    Source: Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications", equations 5, 9 and 18.
     Deviates: the three terms are of the same weights, while the authors' code steps them one after the other; the temperature's
     term has log alpha in place of alpha, as in their code, which changes the size of its steps; the critics' errors are
     squared without the factor 1/2, as in most code.
@@ -184,7 +186,7 @@ class SACv1Loss(SoftLoss):
         ConfigError: see :class:`SACLoss`.
 
     Source: Haarnoja et al. 2018, "Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a Stochastic
-    Actor", equations 5, 7 and 13.
+    Actor", equations 5, 7 and 12.
     Deviates: squared without the factor 1/2, as in :class:`SACLoss`; one action serves the value and the actor.
 
     Example:
