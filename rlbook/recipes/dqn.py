@@ -12,18 +12,15 @@ from rlbook import keys
 from rlbook.collectors import Collector
 from rlbook.envs.make import make_env
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
-from rlbook.losses.base import next_of
+from rlbook.losses.base import next_of, unique
 from rlbook.modules import EpsilonGreedy, make_qvalue
 from rlbook.recipes.base import Recipe
-from rlbook.replay import ReplayBuffer, TensorStorage
+from rlbook.replay import NStep, ReplayBuffer, Sampler, TensorStorage
 
 
 @dataclass
 class DQNConfig:
-    """Settings of :class:`DQN`: those that RL Baselines3 Zoo (Raffin 2020) found for CartPole, with narrower layers.
-
-    There the target network is copied while frames are collected, which comes to one copy per round.
-    """
+    """Settings of :class:`DQN`. The defaults solve CartPole in fewer updates than published ones: returns of three steps help."""
 
     env: str = "CartPole-v1"
     """Environment: a Gymnasium id or the name of a native class."""
@@ -33,11 +30,11 @@ class DQNConfig:
     """Environment steps in all."""
     stop_at: float | None = None
     """Stop when the mean return of the last 100 episodes reaches this."""
-    num_envs: int = 1
+    num_envs: int = 4
     """Environments that step together."""
-    frames_per_batch: int = 256
+    frames_per_batch: int = 32
     """Environment steps between two rounds of updates, over all environments."""
-    updates: int = 128
+    updates: int = 8
     """Gradient steps of a round."""
     batch_size: int = 64
     """Rows of a gradient step."""
@@ -47,11 +44,13 @@ class DQNConfig:
     """Environment steps before the first update."""
     gamma: float = 0.99
     """Discount."""
-    lr: float = 2.3e-3
+    n: int = 3
+    """Steps of the return; 1 for the published algorithm."""
+    lr: float = 1e-3
     """Learning rate of Adam."""
-    double: bool = False
+    double: bool = True
     """Let the learnt network choose the action that the target network values: less overestimation."""
-    target_every: int = 128
+    target_every: int = 100
     """Gradient steps between two copies to the target network."""
     eps_end: float = 0.04
     """Probability of a random action in the end; it begins at 1."""
@@ -70,7 +69,7 @@ class DQNConfig:
 class DQN(Recipe):
     """Deep Q-learning with replay and a target network (Mnih et al. 2015), and double (van Hasselt et al. 2016).
 
-    Variants replace :meth:`make_loss`, :meth:`make_buffer` or :meth:`make_actor`.
+    Variants replace :meth:`make_loss`, :meth:`make_sampler` or :meth:`make_actor`.
 
     Args:
         config: the settings.
@@ -105,11 +104,17 @@ class DQN(Recipe):
         return DQNLoss(qvalue, gamma=self.config.gamma, double=self.config.double)
 
     def make_buffer(self) -> ReplayBuffer:
-        """Return the replay buffer."""
+        """Return the replay buffer, which sums the rewards of several steps when it is sampled."""
+        config, loss_fn = self.config, self.loss_fn
         masks = [key for key in self.env.observation_spec.leaves() if key == keys.ACTION_MASK]  # read where there are any
-        in_keys = (*self.loss_fn.in_keys, *masks, *next_of(masks))
-        storage = TensorStorage(self.config.buffer_size, self.config.device, in_keys=in_keys)
-        return ReplayBuffer(storage, batch_size=self.config.batch_size)
+        in_keys = unique(*loss_fn.in_keys, *masks, *next_of(masks), (keys.NEXT, keys.DONE))
+        storage = TensorStorage(config.buffer_size, config.device, in_keys=in_keys)
+        returns = [NStep(config.n, config.gamma)] if config.n > 1 else []
+        return ReplayBuffer(storage, sampler=self.make_sampler(), transforms=returns, batch_size=config.batch_size)
+
+    def make_sampler(self) -> Sampler | None:
+        """Return what chooses the rows of a sample; None for chance."""
+        return None
 
     def make_actor(self) -> Any:
         """Return the policy that collects."""

@@ -8,7 +8,7 @@ from typing import Any
 from rlbook.losses import C51Loss
 from rlbook.modules import NoisyExploration, Schedule, make_qvalue
 from rlbook.recipes.c51 import C51, C51Config
-from rlbook.replay import NStep, PrioritizedSampler, ReplayBuffer, TensorStorage
+from rlbook.replay import PrioritizedSampler
 
 
 @dataclass
@@ -17,8 +17,6 @@ class RainbowConfig(C51Config):
 
     double: bool = True
     """Let the learnt network choose the action that the target network values."""
-    n: int = 3
-    """Steps of the return."""
     alpha: float = 0.5
     """How much the errors decide what is drawn: 0 not at all."""
     beta: float = 0.4
@@ -50,12 +48,9 @@ class Rainbow(C51):
         qvalue = make_qvalue(self.env, num_cells=config.num_cells, support=support, dueling=True, noisy=config.sigma)
         return C51Loss(qvalue, gamma=config.gamma, double=config.double)
 
-    def make_buffer(self) -> ReplayBuffer:
-        """Return a buffer that draws what surprises, and sums rewards."""
-        config = self.config
-        sampler, returns = PrioritizedSampler(config.alpha, config.beta), NStep(config.n, config.gamma)
-        storage = TensorStorage(config.buffer_size, config.device)
-        return ReplayBuffer(storage, sampler=sampler, transforms=returns, batch_size=config.batch_size)
+    def make_sampler(self) -> PrioritizedSampler:
+        """Return a sampler that draws what surprises."""
+        return PrioritizedSampler(self.config.alpha, self.config.beta)
 
     def make_actor(self) -> Any:
         """Return the policy that collects: it explores by its own noise."""

@@ -1,0 +1,103 @@
+"""What every recipe must do: repeat itself, go on where it stopped, and explain its settings."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from rlbook.recipes import RECIPES
+
+NATIVE = {"CartPole-v1": "CartPole"}
+SMALL: dict[str, Any] = {
+    "seed": 3,
+    "num_cells": (8,),
+    "epochs": 2,
+    "updates": 2,
+    "batch_size": 16,
+    "learning_starts": 64,
+    "log_every": 64,
+    "aux_every": 2,
+}
+ROUNDS = 6
+
+each = pytest.mark.parametrize("name", RECIPES)
+
+
+def small(name: str, **changes: Any) -> Any:
+    """Make a recipe of little work, on a native environment, that yields metrics :data:`ROUNDS` times."""
+    recipe, config = RECIPES[name]
+    fields = {field.name: field.default for field in dataclasses.fields(config)}
+    frames = max(fields["frames_per_batch"], SMALL["log_every"] if "log_every" in fields else 1)
+    settings = {**SMALL, "env": NATIVE.get(fields["env"], fields["env"]), "total_frames": ROUNDS * frames, **changes}
+    return recipe(config(**{key: value for key, value in settings.items() if key in fields}))
+
+
+def run(agent: Any, rounds: int = 10**6) -> list[str]:
+    """Return the metrics of the next rounds as text: NaN, before the first episode has ended, equals itself."""
+    return [repr(metrics) for _, metrics in zip(range(rounds), agent.train(), strict=False)]
+
+
+def weights(agent: Any) -> dict[str, Any]:
+    return {key: value.clone() for key, value in agent.loss_fn.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+@each
+def test_the_same_seed_gives_the_same_run_bit_for_bit(name):
+    first, again = run(agent := small(name)), run(twin := small(name))  # each seeds everything when it is made
+    assert len(first) == ROUNDS
+    assert first == again
+    assert first[-1] != run(small(name, seed=4))[-1]
+    for key, value in weights(agent).items():
+        assert torch.equal(weights(twin)[key], value), key
+
+
+@each
+def test_a_continued_run_equals_the_whole_one_bit_for_bit(name, tmp_path):
+    expected = run(whole := small(name))
+    begun = run(first := small(name), ROUNDS // 2)
+    first.save(tmp_path / "run.pt")
+    run(second := small(name), 1)  # another place, which loading must leave
+    torch.manual_seed(123)
+    assert begun + run(second.load(tmp_path / "run.pt")) == expected
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(second)[key], value), key
+
+
+@each
+def test_metrics_and_the_greedy_policy(name):
+    agent = small(name)
+    *_, last = agent.train()
+    assert last["frames"] == agent.frames == agent.config.total_frames
+    assert {"episode_reward"} < set(last)
+    assert all(isinstance(value, int | float) for value in last.values())
+    assert any(key.startswith("loss") for key in last)
+    with torch.no_grad():
+        data = agent.env.rollout(8, agent.greedy)
+    agent.env.action_spec.check(data["action"], "action")
+
+
+@each
+def test_every_setting_is_explained(name):
+    """A string stands below each field, which is what a reader of the recipe sees."""
+    _, config = RECIPES[name]
+    tree = ast.parse(inspect.getsource(config)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    body = tree.body
+    for place, node in enumerate(body):
+        if isinstance(node, ast.AnnAssign):
+            below = body[place + 1] if place + 1 < len(body) else None
+            explained = (
+                isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            )
+            assert explained, f"{config.__name__}.{ast.unparse(node.target)}"
+
+
+@each
+def test_a_recipe_is_short(name):
+    recipe, _ = RECIPES[name]
+    assert len(inspect.getsource(inspect.getmodule(recipe)).splitlines()) <= 150
