@@ -14,7 +14,7 @@ from rlbook.recipes.sac import SAC
 
 @dataclass
 class MPOConfig:
-    """Settings of :class:`MPO`. The defaults are ours, for short runs: the papers' bounds keep the policy where it is for longer."""
+    """Settings of :class:`MPO`. The defaults are ours, for short runs: the papers' bounds hold the policy back longer."""
 
     env: str = "Pendulum"
     """Environment: a Gymnasium id or the name of a native class; its actions are continuous."""
@@ -50,6 +50,8 @@ class MPOConfig:
     """Learning rate of the temperature and of the multipliers."""
     actor_every: int = 1
     """Gradient steps of the critic for each step of the policy and of the multipliers."""
+    temperature: float = 10.0
+    """Temperature of the weights at the start, in units of return; it adapts."""
     epsilon: float = 0.1
     """Bound on how far the weights of the drawn actions may be from uniform, in nats."""
     epsilon_mean: float = 0.01
@@ -84,9 +86,9 @@ class MPO(SAC):
         """Return the loss, which holds policy, critic and multipliers."""
         config, cells = self.config, self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, std="state", orthogonal=False)
-        bounds = {name: getattr(config, name) for name in ("epsilon", "epsilon_mean", "epsilon_std")}
+        settings = {name: getattr(config, name) for name in ("temperature", "epsilon", "epsilon_mean", "epsilon_std")}
         qvalue = make_qvalue(self.env, num_cells=cells)
-        return MPOLoss(actor, qvalue, gamma=config.gamma, samples=config.samples, **bounds)
+        return MPOLoss(actor, qvalue, gamma=config.gamma, samples=config.samples, **settings)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer: policy, critic and multipliers have learning rates of their own."""

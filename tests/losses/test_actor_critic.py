@@ -270,8 +270,8 @@ def test_a_compiled_update_equals_the_eager_one(name, quick_compile):
         return {key: x.clone() for key, x in loss.state_dict().items()}
 
     eager, compiled = learnt(False), learnt(True)
-    for key, x in eager.items():
-        assert_close(compiled[key], x)
+    for key, x in eager.items():  # to 1 % of a step: Adam makes a small gradient, and its rounding, as large as any
+        torch.testing.assert_close(compiled[key], x, rtol=1e-4, atol=1e-4)
     torch.manual_seed(1)
     start = CASES[name].make().state_dict()
     assert not torch.equal(start["actor.net.0.weight"], eager["actor.net.0.weight"])
