@@ -38,7 +38,9 @@ class ReinforceConfig:
     gamma: float = 0.99
     """Discount."""
     lr: float = 3e-3
-    """Learning rate of Adam."""
+    """Learning rate of the policy's Adam."""
+    lr_value: float = 1e-2
+    """Learning rate of the baseline's: there are few steps, and returns may be large."""
     normalize: bool = False
     """Give observations and rewards unit variance, by running statistics: for physics, whose units are arbitrary."""
     normalize_advantage: bool = True
@@ -48,7 +50,7 @@ class ReinforceConfig:
     value_coef: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
-    """Largest norm of a gradient."""
+    """Largest norm of a gradient, of policy and baseline each."""
     num_cells: tuple[int, ...] = (64, 64)
     """Units of the hidden layers, of actor and baseline alike."""
     device: str = "cpu"
@@ -78,9 +80,11 @@ class Reinforce(Recipe):
         self.value = make_value(self.env, num_cells=config.num_cells) if config.baseline else None
         weights = {"entropy_coef": config.entropy_coef, "value_coef": config.value_coef}
         self.loss_fn = ReinforceLoss(self.actor, self.value, **weights, normalize_advantage=config.normalize_advantage)
-        self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr)
+        self.optimizers = [torch.optim.Adam(self.actor.parameters(), lr=config.lr)]
+        if self.value is not None:  # an optimizer of its own, for gradients are clipped by optimizer: the baseline's are huge
+            self.optimizers.append(torch.optim.Adam(self.value.parameters(), lr=config.lr_value))
         # Batches have as many rows as their episodes have steps: compiled code would compile again for each of them.
-        self.update = compile_update(self.loss_fn, self.optimizer, max_grad_norm=config.max_grad_norm, compile=False)
+        self.update = compile_update(self.loss_fn, self.optimizers, max_grad_norm=config.max_grad_norm, compile=False)
         self.whole = WholeEpisodes(config.gamma)
         size, total = config.frames_per_batch, config.total_frames
         self.collector = Collector(self.env, self.actor, frames_per_batch=size, total_frames=total)
