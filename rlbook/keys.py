@@ -42,6 +42,9 @@ LOSS_PREFIX = "loss_"
 
 FLAGS = (DONE, TERMINATED, TRUNCATED)
 
+AGENTS = "agents"
+"""The name of a TensorDict's dimension that counts the agents of a group."""
+
 
 def as_tuple(key: str | tuple[str, ...]) -> tuple[str, ...]:
     """Return a key as a tuple: ``"a"`` becomes ``("a",)``, ``("next", "a")`` stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class Estimator(ABC):
         group: the name of a group of agents. Entries under it, such as ``("agents", "observation")``, have an agent dimension
             behind the batch's: ``[*, T, agents, ...]``. What the group lacks (a shared reward, the flags, a global state) is that
             of the whole environment, the same for every agent. The results are written under the group as ``[*, T, agents]``,
-            and the group's own TensorDict gets that batch size, so that it can go to a loss by itself.
+            and the group's own TensorDict gets that batch size, so that it can go to a loss by itself; for a loss whose networks
+            have a memory, :func:`by_agent` makes sequences of it.
     """
 
     value: Any
@@ -86,6 +88,7 @@ class Estimator(ABC):
         inner: Any = out[self.group]
         if inner.batch_dims == data.batch_dims:
             inner.batch_size = (*data.batch_size, agents.batch_size[-2])
+        inner.names = [*inner.names[:-1], keys.AGENTS]  # else a recurrent network would take them for the time
         inner.update({key: value.transpose(-1, -2) for key, value in self._results(agents).items()})
         return out
 
@@ -168,8 +171,16 @@ def unflatten(rows: Tensor, batch: torch.Size) -> Tensor:
     return rows.reshape(tuple(reversed(batch))).permute(*reversed(range(len(batch))))
 
 
-def by_agent(data: TensorDictBase, group: str, reads: list[Key]) -> TensorDict:
-    """Return the entries that an estimator reads as the rollouts of a group's agents, ``[*, agents, T]``.
+def by_agent(data: TensorDictBase, group: str, reads: Sequence[Key]) -> TensorDict:
+    """Return the rollouts of a group's agents, ``[*, agents, T]``, of a rollout ``[*, T]`` of all.
+
+    Networks with a memory learn from these: time is the last dimension again.
+
+    Args:
+        data: the rollout; the entries of the group have the agents behind the time.
+        group: the name of the group.
+        reads: entries to return, such as ``loss_fn.in_keys``. What the group lacks is that of the whole environment, the same for
+            every agent; what neither has is left out.
 
     Raises:
         MissingKeyError: there is no such group.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -15,7 +15,9 @@ from torch.nn.parameter import is_lazy
 from rlbook import keys
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
 from rlbook.losses.targets import copy_to_targets
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.typing import Key
 
 Terms = tuple[dict[str, Tensor], dict[str, Tensor]]
 """The loss terms (named ``loss_*``, scalars) and the diagnostics (scalars, or one number per row)."""
@@ -126,7 +128,11 @@ class Loss(nn.Module):
         return {key: value for key, value in found.items() if value is not None}
 
     def check_batch(self, batch: TensorDictBase) -> None:
-        """Raise where an entry that this loss reads is missing, or is a number per step with a trailing 1."""
+        """Raise where an entry is missing or is a number per step with a trailing 1, and where agents stand in time's place."""
+        if batch.names[-1:] == [keys.AGENTS] and (keys.NEXT, keys.DONE) in self.in_keys:
+            fix = "Pass by_agent(data, group, loss_fn.in_keys), or minibatches(..., sequence_len=...) of it"
+            want, got = "sequences, time last", f"a group's steps {list(batch.batch_size)}, agents last"
+            raise SpecError(explain("What networks with a memory learn from", want, got, fix))
         for key, value in self.entries(batch).items():
             if key in PER_STEP and value.shape != batch.batch_size:
                 want, got = f"of shape {list(batch.batch_size)}", f"{list(value.shape)}"
@@ -177,6 +183,12 @@ def check_hyper(name: str, value: Any) -> None:
         raise ConfigError(explain(name, want, repr(value), f"Pass for example {name}={0.99 if name == 'gamma' else 0.1}"))
 
 
+def check_kind(name: str, part: Any, kind: str) -> None:
+    """Raise ConfigError unless a part of a loss is of a class of this name; a loss knows modules by name, it imports none."""
+    if kind not in {cls.__name__ for cls in type(part).__mro__}:
+        raise ConfigError(explain(name, f"a {kind}", type(part).__name__, f"Wrap the network: {kind}(net, env.action_spec)"))
+
+
 def next_of(in_keys: Sequence[Key]) -> tuple[Key, ...]:
     """Return the same entries of the next step."""
     return tuple((keys.NEXT, *keys.as_tuple(key)) for key in in_keys)
@@ -205,6 +217,7 @@ _ESTIMATE = "Run an estimator on the rollout first: data = GAE(value, gamma=0.99
 MISSING: dict[Key, str] = {
     keys.ADVANTAGE: _ESTIMATE,
     keys.VALUE_TARGET: _ESTIMATE,
+    (keys.NEXT, keys.DONE): "Pass sequences as they were collected: they say where episodes end",
     keys.LOG_PROB: "Collect with the actor that is trained: it writes the log-probability of its actions",
     (keys.RECURRENT, "value"): "Collect with the policy Carry(actor, value), which keeps the critic's state",
     (keys.NEXT, keys.RECURRENT, "qvalue"): "A network with a memory learns from sequences: use R2D2Loss",

@@ -110,8 +110,10 @@ class Trajectories:
         return torch.from_numpy(before), torch.from_numpy(after)
 
     def lead(self, rows: Tensor) -> Tensor:
-        """Return how many stored steps lead up to each row ``[*]``, int64 ``[*]``: those before it in its trajectory, and those of
-        the episodes that ended before this one began. None where something else came between, such as a reset.
+        """Return how many stored steps lead up to each row without a gap, int64 ``[*]``.
+
+        Those are the steps before it in its trajectory, and in those that came before and ended with ``done``. A gap is where a
+        trajectory stopped for another reason.
         """
         self.refresh()
         numbers = rows.numpy(force=True)
@@ -135,9 +137,9 @@ class Trajectories:
 
     # ---- questions about all of them -----------------------------------------------------------------------------------------
     def pieces(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return ``(stream, first, last, begun, root)`` of all trajectories, as :meth:`episodes` does, without a look at the rows.
+        """Return ``(stream, first, last, begun, root)`` of all trajectories, mostly as :meth:`episodes` does, but for less.
 
-        ``root`` is the time from which on one step leads to the next, see :meth:`lead`.
+        ``root`` is the time of the first stored step that leads to them, see :meth:`lead`.
         """
         self.refresh()
         stream, first, last, root = torch.from_numpy(self._table[:, self._stored()])
@@ -205,10 +207,10 @@ class Trajectories:
         self._newest, self._count, self.end = number[-1], self._count + len(time), stop
 
     def _stops(self, rows: Tensor) -> NDArray[np.bool_]:
-        """Return whether episodes end and whether trajectories stop, bool ``[2, n]``, at all but the last of the steps in ``rows``.
+        """Return whether episodes end and whether trajectories stop at all but the last of some steps, bool ``[2, n]``.
 
         Args:
-            rows: those of whole steps, in the order of time.
+            rows: those of the steps, in the order of time.
         """
         here, following = rows[: -self.streams], rows[self.streams :]
         done = torch.zeros(len(here), dtype=torch.bool)

@@ -12,6 +12,7 @@ from toys import Clock
 from rlbook import GAE, MLP, TD0, Actor, Collector, DQNLoss, GymEnv, PPOLoss, ValueHead, VTrace, compile_update, minibatches
 from rlbook.envs import GridWorld, Pendulum, TMaze
 from rlbook.errors import ConfigError, MissingKeyError, SpecError
+from rlbook.estimators import by_agent
 from rlbook.modules import GRU, LSTM, Carry, Carrying, EpsilonGreedy, QValueActor, make_actor, make_qvalue, make_value, warm_up
 
 CELLS = {"GRU": GRU, "LSTM": LSTM}
@@ -292,6 +293,50 @@ def test_a_critic_whose_state_was_not_kept_is_explained():
     actor, value = pair(env)
     with pytest.raises(MissingKeyError, match=r"recurrent.value.*Carry\(actor, value\)"):
         GAE(value)(env.rollout(10, actor))
+
+
+# ---- groups of agents ------------------------------------------------------------------------------------------------------
+def crowd(cell, rows: int = 4, agents: int = 3) -> tuple[Actor, ValueHead, TensorDict, TensorDict]:
+    """Actor and critic, a rollout ``[rows * agents, T]``, and the same as that of groups, ``[rows, T]``."""
+    env = maze(num_envs=rows * agents)
+    actor, value = pair(env, cell)
+    alone = env.rollout(20, Carry(actor, value), break_when_any_done=False)
+
+    def stacked(data: TensorDict, *names) -> TensorDict:
+        return data.select(*names).unflatten(0, (rows, agents)).transpose(1, 2)
+
+    data = TensorDict({}, [rows, 20])
+    data["agents"] = stacked(alone, "observation", "action", "action_log_prob", "recurrent").to_dict()
+    data["next", "agents"] = stacked(alone["next"], "observation", "reward", "done", "terminated").to_dict()
+    return actor, value, alone, data
+
+
+@pytest.mark.parametrize("name", ["GAE", "TD0", "VTrace"])
+@every_cell
+def test_a_group_with_memories_is_estimated_as_its_agents_are(cell, name):
+    actor, value, alone, data = crowd(cell)
+    make = {"GAE": GAE, "TD0": TD0, "VTrace": lambda *args, **options: VTrace(actor, *args, **options)}[name]
+    out, expected = make(value, 0.9, group="agents")(data), make(value, 0.9)(alone)
+    assert alone["next", "done"][:, :-1].any()
+    for key in ("state_value", "advantage", "value_target"):
+        assert_close(out["agents", key].transpose(1, 2).flatten(0, 1), expected[key])
+
+
+@every_cell
+def test_a_memory_never_takes_agents_for_time(cell):
+    actor, value, alone, data = crowd(cell)
+    data, loss_fn = GAE(value, group="agents")(data), PPOLoss(actor, value)
+    whole = by_agent(data, "agents", loss_fn.in_keys)
+    assert whole.batch_size == (4, 3, 20)
+    assert abs(loss_fn(whole)["approx_kl"].item()) < 1e-6
+    assert_close(loss_fn(whole)["loss"], loss_fn(GAE(value)(alone))["loss"])
+    for batch in minibatches(whole, 6, sequence_len=5, in_keys=loss_fn.in_keys):
+        assert abs(loss_fn(batch)["approx_kl"].item()) < 1e-6
+    group = data["agents"].copy()
+    for _ in range(2):
+        with pytest.raises(SpecError, match=r"learn from must be sequences, time last; got a group's steps \[4, 20, 3\]"):
+            loss_fn(group)
+        group["next", "done"] = data["next", "agents", "done"]  # which would seem to make sequences of agents
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------------

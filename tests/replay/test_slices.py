@@ -132,10 +132,11 @@ def test_burn_in_is_marked():
     assert "mask" not in filled(SliceSampler(5))[0].sample(3).keys()
 
 
-@pytest.mark.parametrize("options", [{}, {"pad": True}, {"pad": True, "replacement": False}, {"sampler": UniformSampler()}])
+@pytest.mark.parametrize("options", [{}, {"pad": True}, {"pad": True, "replacement": False}, {"sampler": PrioritizedSampler}])
 @pytest.mark.parametrize("burn_in", [1, 3, 5])
 def test_the_first_steps_of_an_episode_are_learnt_from_too(burn_in, options):
     """Else whoever meets what is to be remembered in the first steps would never learn to remember it."""
+    options = {name: value() if callable(value) else value for name, value in options.items()}
     buffer, diary = filled(SliceSampler(6, burn_in=burn_in, **options), capacity=81, steps=(40, 30, 25), end=0.2)
     least = 1 if options.get("pad") else 6 - burn_in
     admissible = diary.starts(least, burn_in)
