@@ -32,14 +32,22 @@ _NAMES = {
     "estimators": ("GAE", "TD0", "TDLambda", "VTrace"),
     "losses": (
         "A2CLoss",
+        "CrossQLoss",
+        "DDPGLoss",
         "DQNLoss",
+        "DiscreteSACLoss",
         "HardUpdate",
+        "MPOLoss",
         "PPGAuxiliaryLoss",
         "PPOKLLoss",
         "PPOLoss",
+        "REDQLoss",
         "ReinforceLoss",
         "SACLoss",
+        "SACv1Loss",
         "SoftUpdate",
+        "TD3Loss",
+        "TQCLoss",
         "TRPOLoss",
         "TRPOUpdate",
         "VTraceLoss",
@@ -145,14 +153,22 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
     from rlbook.estimators import TDLambda as TDLambda
     from rlbook.estimators import VTrace as VTrace
     from rlbook.losses import A2CLoss as A2CLoss
+    from rlbook.losses import CrossQLoss as CrossQLoss
+    from rlbook.losses import DDPGLoss as DDPGLoss
+    from rlbook.losses import DiscreteSACLoss as DiscreteSACLoss
     from rlbook.losses import DQNLoss as DQNLoss
     from rlbook.losses import HardUpdate as HardUpdate
+    from rlbook.losses import MPOLoss as MPOLoss
     from rlbook.losses import PPGAuxiliaryLoss as PPGAuxiliaryLoss
     from rlbook.losses import PPOKLLoss as PPOKLLoss
     from rlbook.losses import PPOLoss as PPOLoss
+    from rlbook.losses import REDQLoss as REDQLoss
     from rlbook.losses import ReinforceLoss as ReinforceLoss
     from rlbook.losses import SACLoss as SACLoss
+    from rlbook.losses import SACv1Loss as SACv1Loss
     from rlbook.losses import SoftUpdate as SoftUpdate
+    from rlbook.losses import TD3Loss as TD3Loss
+    from rlbook.losses import TQCLoss as TQCLoss
     from rlbook.losses import TRPOLoss as TRPOLoss
     from rlbook.losses import TRPOUpdate as TRPOUpdate
     from rlbook.losses import VTraceLoss as VTraceLoss
