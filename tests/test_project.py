@@ -182,6 +182,15 @@ def test_the_import_closure_follows_names_to_where_they_are_defined(tmp_path):
     assert count_lines.import_closure("toy.use", tmp_path / "toy", lazy=True) == at_import | {"toy.late": 1}
 
 
+LOSSES = [file.stem for file in (ROOT / "rlbook/losses").glob("[a-z]*.py") if "update" not in file.stem]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_can_be_read_whole(name):
+    closure = count_lines.import_closure(f"rlbook.losses.{name}", ROOT / "rlbook")
+    assert sum(closure.values()) <= 1200, closure
+
+
 def test_the_readme_program_runs() -> None:
     """The README's PPO is code that works: here for two batches."""
     program = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

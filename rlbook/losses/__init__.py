@@ -17,7 +17,8 @@ from rlbook.losses.redq import REDQLoss
 from rlbook.losses.sac import SACLoss, SACv1Loss
 from rlbook.losses.targets import HardUpdate, SoftUpdate, target_of
 from rlbook.losses.tqc import TQCLoss
-from rlbook.losses.trpo import TRPOLoss, TRPOUpdate
+from rlbook.losses.trpo import TRPOLoss
+from rlbook.losses.trpo_update import TRPOUpdate
 from rlbook.losses.update import Update, compile_update
 
 __all__ = [

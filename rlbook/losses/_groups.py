@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rlbook.errors import ConfigError, explain
-from rlbook.losses.base import Loss
-from rlbook.losses.targets import SoftUpdate
 from rlbook.modules.compiled import stored
 from rlbook.modules.flat import FlatParameters
+
+if TYPE_CHECKING:
+    from rlbook.losses.base import Loss
+    from rlbook.losses.targets import SoftUpdate
 
 ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam)
 """Optimizers that treat every number alike, so that a flat vector is updated exactly as the separate tensors would be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.functional import soft_clipped_value
-from rlbook.losses.base import Terms
 from rlbook.losses.sac import SoftLoss
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.losses.base import Terms
+    from rlbook.typing import Key
 
 
 class CrossQLoss(SoftLoss):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from tensordict import TensorDictBase
@@ -18,22 +18,23 @@ from rlbook.functional import (
     categorical_projection,
     quantile_huber_loss,
 )
-from rlbook.losses.base import Terms, weighted_mean
+from rlbook.functional._checks import check_count
+from rlbook.losses.base import Terms, check_kind, weighted_mean
 from rlbook.losses.dqn import DQNLoss
-from rlbook.modules.distributional import CategoricalQValueActor, ImplicitQValueActor, QuantileQValueActor, check_count
-from rlbook.modules.qvalue import QValueActor, pick
+
+if TYPE_CHECKING:
+    from rlbook.modules.distributional import CategoricalQValueActor, ImplicitQValueActor
+    from rlbook.modules.qvalue import QValueActor
 
 
 class DistributionalLoss(DQNLoss):
     """What the three share: they choose the next action by expectations, and learn the distribution of its return."""
 
-    learns: type[QValueActor]
-    """The action values that the loss takes."""
+    learns: ClassVar[str]
+    """The class of action values that the loss takes."""
 
     def __init__(self, qvalue: QValueActor, *, gamma: float = 0.99, double: bool = False):
-        if not isinstance(qvalue, self.learns):
-            fix = f"Wrap the network: {self.learns.__name__}(net, env.action_spec)"
-            raise ConfigError(explain("qvalue", f"a {self.learns.__name__}", type(qvalue).__name__, fix))
+        check_kind("qvalue", qvalue, self.learns)
         if qvalue.num_members > 1:
             fix = "Pass a single network; TQC learns the quantiles of several"
             raise ConfigError(explain("qvalue", "a single network", f"{qvalue.num_members} members", fix))
@@ -82,7 +83,7 @@ class C51Loss(DistributionalLoss):
         >>> loss_fn(env.rollout(32))["loss"].backward()
     """
 
-    learns = CategoricalQValueActor
+    learns = "CategoricalQValueActor"
     qvalue: CategoricalQValueActor
     target_qvalue: CategoricalQValueActor
 
@@ -104,7 +105,7 @@ class C51Loss(DistributionalLoss):
         """Return the probabilities that the action's atoms should have, ``[*, atoms]``."""
         nxt: Any = batch[keys.NEXT]
         logits, support = self.target_qvalue.logits(nxt), self.target_qvalue.support
-        probs = pick(logits, self.next_action(nxt, logits)).to(support.dtype).softmax(-1)
+        probs = self.qvalue.at(logits, self.next_action(nxt, logits)).to(support.dtype).softmax(-1)
         return categorical_projection(self.moved(batch, support), probs, support)
 
 
@@ -139,7 +140,7 @@ class QRDQNLoss(DistributionalLoss):
         >>> loss_fn(env.rollout(32))["loss"].backward()
     """
 
-    learns = QuantileQValueActor
+    learns = "QuantileQValueActor"
 
     def __init__(self, qvalue: QValueActor, *, gamma: float = 0.99, double: bool = False, kappa: float = 1.0):
         super().__init__(qvalue, gamma=gamma, double=double)
@@ -169,7 +170,7 @@ class QRDQNLoss(DistributionalLoss):
         """Return atoms of the return that the action should have, ``[*, N]``."""
         nxt: Any = batch[keys.NEXT]
         quantiles = self.target_qvalue.outputs(nxt)
-        return self.moved(batch, pick(quantiles, self.next_action(nxt, quantiles)))
+        return self.moved(batch, self.qvalue.at(quantiles, self.next_action(nxt, quantiles)))
 
 
 class IQNLoss(QRDQNLoss):
@@ -199,7 +200,7 @@ class IQNLoss(QRDQNLoss):
         >>> IQNLoss(qvalue, quantiles=8, target_quantiles=8)(env.rollout(32))["loss"].backward()
     """
 
-    learns = ImplicitQValueActor
+    learns = "ImplicitQValueActor"
     qvalue: ImplicitQValueActor
     target_qvalue: ImplicitQValueActor
 
@@ -230,4 +231,4 @@ class IQNLoss(QRDQNLoss):
         """Return atoms of the return that the action should have, ``[*, N']``."""
         nxt: Any = batch[keys.NEXT]
         quantiles = self.target_qvalue.quantiles(nxt, noise["target_tau"])
-        return self.moved(batch, pick(quantiles, self.next_action(nxt)))
+        return self.moved(batch, self.qvalue.at(quantiles, self.next_action(nxt)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -12,10 +12,12 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import double_q_target, huber_loss, q_learning_target, squared_loss
-from rlbook.losses.base import Loss, Terms, next_of, unique, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_kind, next_of, unique, weighted_mean
 from rlbook.losses.targets import target_of
-from rlbook.modules.qvalue import QValueActor
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.modules.qvalue import QValueActor
+    from rlbook.typing import Key
 
 Distance = Literal["l2", "smooth_l1"]
 DISTANCES = {"l2": squared_loss, "smooth_l1": huber_loss}
@@ -60,9 +62,7 @@ class DQNLoss(Loss):
     gamma: Any
 
     def __init__(self, qvalue: QValueActor, *, gamma: float = 0.99, double: bool = True, distance: Distance = "smooth_l1"):
-        if not isinstance(qvalue, QValueActor):
-            fix = "Wrap the network: QValueActor(net, env.action_spec)"
-            raise ConfigError(explain("qvalue", "a QValueActor", type(qvalue).__name__, fix))
+        check_kind("qvalue", qvalue, "QValueActor")
         if distance not in DISTANCES:
             raise ConfigError(explain("distance", f"one of {list(DISTANCES)}", repr(distance), 'Leave it at "smooth_l1"'))
         super().__init__()

@@ -23,11 +23,11 @@ from rlbook.functional import (
 from rlbook.losses.base import Loss, Terms, weighted_mean
 from rlbook.losses.sac import check_actor_critic, transition_keys
 from rlbook.losses.targets import target_of
-from rlbook.typing import Key
 
 if TYPE_CHECKING:
     from rlbook.modules.actor import Actor
     from rlbook.modules.qvalue import QValueHead
+    from rlbook.typing import Key
 
 SMALLEST = 1e-8
 """Added to the multipliers, which must be positive."""

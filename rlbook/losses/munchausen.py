@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -14,7 +14,9 @@ from rlbook.errors import ConfigError, explain
 from rlbook.functional import bellman_atoms, munchausen_target, soft_value
 from rlbook.losses.distributional import IQNLoss
 from rlbook.losses.dqn import Distance, DQNLoss
-from rlbook.modules.qvalue import QValueActor
+
+if TYPE_CHECKING:
+    from rlbook.modules.qvalue import QValueActor
 
 
 class MunchausenLoss(DQNLoss):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.distributions import Distribution
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import normalize, reinforce_loss
 from rlbook.losses.base import Loss, Terms, unique
-from rlbook.modules.actor import Actor, ValueHead
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.distributions import Distribution
+    from rlbook.modules.actor import Actor, ValueHead
+    from rlbook.typing import Key
 
 
 class OnPolicyLoss(Loss):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.distributions import Distribution
 from rlbook.functional import approx_kl, reinforce_loss
 from rlbook.losses.on_policy import OnPolicyLoss
-from rlbook.modules.actor import Actor, ValueHead
+
+if TYPE_CHECKING:
+    from rlbook.distributions import Distribution
+    from rlbook.modules.actor import Actor, ValueHead
 
 
 class ReinforceLoss(OnPolicyLoss):

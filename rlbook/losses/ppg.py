@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.losses.base import Loss, Terms, unique
-from rlbook.modules.actor import Actor, ValueHead
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.modules.actor import Actor, ValueHead
+    from rlbook.typing import Key
 
 
 class PPGAuxiliaryLoss(Loss):

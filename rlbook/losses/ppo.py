@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.distributions import Distribution
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import (
     adapted_kl_coef,
@@ -21,8 +20,11 @@ from rlbook.functional import (
     ppo_kl_loss,
 )
 from rlbook.losses.on_policy import OnPolicyLoss
-from rlbook.modules.actor import Actor, ValueHead
-from rlbook.typing import Key
+
+if TYPE_CHECKING:
+    from rlbook.distributions import Distribution
+    from rlbook.modules.actor import Actor, ValueHead
+    from rlbook.typing import Key
 
 
 class PPOLoss(OnPolicyLoss):

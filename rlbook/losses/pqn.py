@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
 from rlbook.functional import squared_loss
-from rlbook.losses.base import Loss, Terms, unique, weighted_mean
-from rlbook.modules.qvalue import QValueActor
-from rlbook.typing import Key
+from rlbook.losses.base import Loss, Terms, check_kind, unique, weighted_mean
+
+if TYPE_CHECKING:
+    from rlbook.modules.qvalue import QValueActor
+    from rlbook.typing import Key
 
 
 class PQNLoss(Loss):
@@ -46,9 +48,7 @@ class PQNLoss(Loss):
     qvalue: QValueActor
 
     def __init__(self, qvalue: QValueActor):
-        if not isinstance(qvalue, QValueActor):
-            fix = "Wrap the network: QValueActor(net, env.action_spec)"
-            raise ConfigError(explain("qvalue", "a QValueActor", type(qvalue).__name__, fix))
+        check_kind("qvalue", qvalue, "QValueActor")
         super().__init__()
         self.qvalue = qvalue
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
@@ -15,9 +15,11 @@ from rlbook.functional import chosen_value, n_step_return
 from rlbook.functional.rescaling import squash_value, unsquash_value
 from rlbook.losses.base import Terms, next_of, unique
 from rlbook.losses.dqn import DISTANCES, DQNLoss
-from rlbook.modules.qvalue import QValueActor
 from rlbook.modules.recurrent import Carrying, warm_up
-from rlbook.typing import Key, Leaves
+
+if TYPE_CHECKING:
+    from rlbook.modules.qvalue import QValueActor
+    from rlbook.typing import Key, Leaves
 
 
 class R2D2Loss(DQNLoss):

@@ -16,11 +16,11 @@ from rlbook.errors import ConfigError, explain
 from rlbook.functional import sac_actor_loss, soft_clipped_value, td0_target, temperature_loss
 from rlbook.losses.base import Loss, Terms, next_of, unique, weighted_mean
 from rlbook.losses.targets import target_of
-from rlbook.typing import Key
 
 if TYPE_CHECKING:
     from rlbook.modules.actor import Actor, ValueHead
     from rlbook.modules.qvalue import QValueHead
+    from rlbook.typing import Key
 
 
 class SoftLoss(Loss):

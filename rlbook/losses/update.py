@@ -28,14 +28,15 @@ from rlbook.losses._groups import (
 )
 from rlbook.losses._peers import Peers
 from rlbook.losses._precision import LossScale, Precision, autocast, check_precision
-from rlbook.losses.base import Loss
-from rlbook.losses.targets import SoftUpdate
 from rlbook.modules.compiled import Compiled, CompileError, stored, warn_eager
 from rlbook.modules.flat import save_copies
-from rlbook.typing import Key
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from rlbook.losses.base import Loss
+    from rlbook.losses.targets import SoftUpdate
+    from rlbook.typing import Key
 
 GRAD_NORM = "grad_norm"
 

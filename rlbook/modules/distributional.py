@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlbook import keys
 from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.functional import categorical_mean, quantile_midpoints
+from rlbook.functional._checks import check_count
 from rlbook.modules.qvalue import Data, QValueActor
 from rlbook.specs import Spec
 from rlbook.typing import Key
@@ -213,10 +214,3 @@ class ImplicitQuantileNet(nn.Module):
         *observations, tau = inputs
         phi = self.embed(torch.cos(tau.unsqueeze(-1) * self.frequency)).relu()
         return self.head(self.body(*observations).unsqueeze(-2) * phi).transpose(-1, -2)
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value``; raise ConfigError unless it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(explain(name, f"an integer of at least {least}", repr(value), f"Pass for example {name}=51"))
-    return value

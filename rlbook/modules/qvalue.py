@@ -216,6 +216,11 @@ class QValueActor(Reader):
         """Return the values of actions of the spec: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
         return pick(values, self.index(action))
 
+    @staticmethod
+    def at(values: Tensor, index: Tensor) -> Tensor:
+        """Return the values of the actions with these indices ``[*]``: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
+        return pick(values, index)
+
     def encode(self, index: Tensor) -> Tensor:
         """Turn indices ``[*]`` into actions of the spec."""
         if isinstance(self.spec, OneHot):
