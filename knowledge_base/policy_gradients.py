@@ -14,7 +14,7 @@
 #
 # * **REINFORCE** waits for episodes to end. Its curve is smooth and slow: one step per 1024 frames.
 # * **A2C** takes a step every 40 frames, from 5 steps of each environment: quick, and rough.
-# * **IMPALA** is A2C on data of a policy up to 3 updates old. `approx_kl` says how old: here it stays small.
+# * **IMPALA** is A2C on data of a policy up to 3 updates old. `approx_kl` says how far that policy is behind: 0 after each renewal, and up to 0.1 before the next.
 # * **TRPO** takes one step per 1024 frames, as long as its bound allows: `kl` stands a little below `max_kl`, and `step_scale` at 0.8 or 1.
 
 # %%
@@ -38,7 +38,7 @@ def train(label, recipe, frames=12_000, **change):
 
 def draw(labels, curves, log=()):
     """Draw curves of several runs beside each other."""
-    fig, axes = plt.subplots(1, len(curves), figsize=(3 * len(curves), 2.6))
+    fig, axes = plt.subplots(1, len(curves), figsize=(3 * len(curves), 2.8))
     for ax, curve in zip(axes, curves, strict=True):
         for label in labels:
             rows = [(row["frames"], row[curve]) for row in history[label] if curve in row]
@@ -50,6 +50,7 @@ def draw(labels, curves, log=()):
         ax.tick_params(labelsize=8)
         if curve in log:
             ax.set_yscale("log")
+            ax.set_ylim(bottom=max(3e-6, ax.get_ylim()[0]))  # below is rounding
     fig.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False)
     fig.tight_layout(rect=(0, 0.1, 1, 1))
     plt.show()
@@ -152,7 +153,7 @@ assert scatter["returns"] > 1.15 * scatter["returns minus values"]
 # | REINFORCE | few updates | rounds without any `loss_actor`: no episode had ended | `frames_per_batch` of several episodes |
 # | TRPO | the bound is too tight | `kl` at the bound, `step_scale` near 1, the return flat | `max_kl` 0.01 to 0.05 |
 # | TRPO | no step is good | `step_scale` is 0 in many rounds | more `damping`, larger batches |
-# | IMPALA | data too old | `approx_kl` above 0.05: most weights are cut, V-trace learns from little | smaller `lag`, smaller `lr` |
+# | IMPALA | data too old | `approx_kl` above 0.1 for long: most weights are cut, V-trace learns from little | smaller `lag`, smaller `lr` |
 # | any with a critic | time-outs taken for terminations | `ProbeTimeout` learns less than `1 / (1 - gamma)` | see [time-outs](timeouts.ipynb) |
 #
 # Run an agent on the probes first, `rlbook.envs.ProbeConstant` to `ProbeTimeout`: each takes seconds, and the first that fails names the part that is broken.

@@ -180,7 +180,8 @@ def reached(loss_fn, term, batch):
     """Return the modules of a loss that the gradient of a term reaches."""
     names, parameters = zip(*loss_fn.named_parameters(), strict=True)
     grads = torch.autograd.grad(loss_fn(batch)[term], parameters, allow_unused=True)
-    return {name.split(".")[0] for name, grad in zip(names, grads, strict=True) if grad is not None and grad.any()}
+    found = [name for name, grad in zip(names, grads, strict=True) if grad is not None and grad.any()]
+    return {name.split(".")[0] for name in found}
 
 
 def test_routing(loss_fn, batch):
