@@ -99,5 +99,6 @@ def test_every_setting_is_explained(name):
 
 @each
 def test_a_recipe_is_short(name):
-    recipe, _ = RECIPES[name]
-    assert len(inspect.getsource(inspect.getmodule(recipe)).splitlines()) <= 150
+    recipe: Any = RECIPES[name][0]
+    module: Any = inspect.getmodule(recipe)
+    assert len(inspect.getsource(module).splitlines()) <= 150

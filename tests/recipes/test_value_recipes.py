@@ -47,7 +47,7 @@ def test_probes(name, probe):
     agent = agent_of(name, probe, eps_frames=10**6)  # both actions, all the time
     for _ in agent.train():
         pass
-    env = make_env(probe, 16, seed=1)
+    env: Any = make_env(probe, 16, seed=1)
     data = env.rollout(8)
     zero_noise(agent.loss_fn)
     with torch.no_grad():
