@@ -12,9 +12,10 @@ from torch.testing import assert_close
 
 from rlbook import CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
 from rlbook.distributions import Categorical, DiagNormal, MultiCategorical, TanhNormal
-from rlbook.errors import SpecError
-from rlbook.modules import Features, LogStd, make_actor, make_actor_value, make_qvalue, make_value
+from rlbook.errors import ConfigError, SpecError
+from rlbook.modules import Features, LogStd, QuantileQValueHead, make_actor, make_actor_value, make_qvalue, make_value
 from rlbook.modules.make import UnitAction
+from rlbook.modules.noisy import Dropout
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
 from rlbook.specs import Categorical as Choice
 from rlbook.specs import MultiCategorical as Multi
@@ -193,3 +194,21 @@ def test_a_shared_trunk_learns_from_both(action):
         assert all((gradient != 0).any() for gradient in gradients)
     own = set(actor.parameters()) ^ set(value.parameters())
     assert len(own) == (4 if isinstance(action, Choice) else 5)  # two last layers, and a deviation
+
+
+def test_critics_with_quantiles_and_other_layers():
+    env = env_of({"observation": VECTOR}, Bounded(-1.0, 1.0, (2,)))
+    head = make_qvalue(env, num_cells=(8,), members=3, quantiles=5, norm=nn.LayerNorm, dropout=0.5)
+    data, action = {"observation": torch.randn(4, 3)}, torch.randn(4, 2)
+    assert isinstance(head, QuantileQValueHead)
+    atoms = head.atoms(data, action)
+    assert atoms.shape == (3, 4, 5)
+    assert_close(head.members(data, action), atoms.mean(-1))
+    assert_close(head.value(data, action), atoms.mean((0, -1)))
+    assert head.member(1).atoms(data, action).shape == (1, 4, 5)
+    assert head.member(1).net is head.net[1]
+    assert {type(layer) for layer in head.net[0]} == {nn.Linear, Dropout, nn.LayerNorm, nn.ReLU}
+    with pytest.raises(SpecError, match=r"A quantile network's output must be of shape \[\*, 5\]; got \[3, 4, 7\]"):
+        QuantileQValueHead(make_qvalue(env, members=3, quantiles=7).net, 5).atoms(data, action)
+    with pytest.raises(ConfigError, match="quantiles must be a positive integer; got 0"):
+        QuantileQValueHead(head.net, 0)

@@ -84,7 +84,7 @@ def share_of_the_optimum(agent: Any, gamma: float) -> float:
     ],
 )
 def test_approaches_the_optimum_of_lqr(name, changes):
-    agent = agent_of(name, "LQR", total_frames=12_000, tau=0.02, **changes)
+    agent = agent_of(name, "LQR", total_frames=12_000, tau=0.02, num_cells=(64, 64), **changes)
     assert share_of_the_optimum(agent, changes["gamma"]) < 0.5  # before
     last_of(agent)
     assert 0.8 < share_of_the_optimum(agent, changes["gamma"]) < 1.01
