@@ -30,6 +30,8 @@ SETTINGS = {
     "batch_size": 32,
     "learning_starts": 256,
     "target_every": 32,
+    "n": 1,
+    "double": False,
     "gamma": 0.95,
     "lr": 1e-3,
     "eps_frames": 3072,
