@@ -335,7 +335,8 @@ print(batch["mask"].int().numpy())
 # A row of the `mask` is a sequence, and 1 marks the steps to learn from. The first two are for **burn-in**: a recurrent network warms up on them. Where the episode is
 # over before the slice is full, `pad=True` repeats the last step, and the mask is 0 there too. Multiply your loss by the mask, and divide by `mask.sum()`.
 #
-# The picture shows the four carts and their episodes, with a sample on top. No slice crosses an end:
+# The picture shows the four carts and their episodes, with a sample on top. What is learnt from never crosses an end. Only a burn-in may, where the first steps of an
+# episode are to be learnt: it is then the end of the episode before, after which the network forgets.
 
 # %%
 carts, length = 4, 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -136,8 +137,8 @@ def test_burn_in_is_marked():
 @pytest.mark.parametrize("burn_in", [1, 3, 5])
 def test_the_first_steps_of_an_episode_are_learnt_from_too(burn_in, options):
     """Else whoever meets what is to be remembered in the first steps would never learn to remember it."""
-    options = {name: value() if callable(value) else value for name, value in options.items()}
-    buffer, diary = filled(SliceSampler(6, burn_in=burn_in, **options), capacity=81, steps=(40, 30, 25), end=0.2)
+    fresh: dict[str, Any] = {name: value() if callable(value) else value for name, value in options.items()}
+    buffer, diary = filled(SliceSampler(6, burn_in=burn_in, **fresh), capacity=81, steps=(40, 30, 25), end=0.2)
     least = 1 if options.get("pad") else 6 - burn_in
     admissible = diary.starts(least, burn_in)
     counts = starts_drawn(buffer, 100 * len(admissible))
