@@ -52,7 +52,7 @@ class TRPOUpdate:
     Deviates: the KL is damped, as in the authors' code.
 
     Example:
-        >>> from rlbook import GAE, CartPole
+        >>> from rlbook import GAE, CartPole, TRPOLoss
         >>> from rlbook.modules import make_actor, make_value
         >>> env = CartPole(num_envs=4, seed=0)
         >>> loss_fn = TRPOLoss(make_actor(env), make_value(env))
