@@ -46,7 +46,7 @@ class DQNConfig:
     """Discount."""
     n: int = 3
     """Steps of the return; 1 for the published algorithm."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Learning rate of Adam."""
     double: bool = True
     """Let the learnt network choose the action that the target network values: less overestimation."""
