@@ -37,7 +37,8 @@ class Recurrent(nn.Module):
         head: module applied to the last layer's units instead of a linear layer, from ``hidden_size`` to ``out_features``.
         gain: of the orthogonal initialisation of that linear layer; PyTorch's default initialisation when None.
 
-    Recurrent weights are orthogonal in the beginning, biases zero (but for a forget gate's), which helps long memories.
+    Recurrent weights are orthogonal in the beginning, and biases zero but for those of the gates that keep the state, which are
+    1: a network begins by remembering.
 
     Raises:
         ConfigError: a size is not positive.
@@ -173,7 +174,7 @@ class GRU(Recurrent):
         r &= \sigma(W_r x + U_r h + b_r), \quad z = \sigma(W_z x + U_z h + b_z) \\
         n &= \tanh(W_n x + b_n + r \odot (U_n h + c_n)), \quad h' = (1 - z) \odot n + z \odot h
 
-    Args: see :class:`Recurrent`.
+    Args: see :class:`Recurrent`. The bias :math:`b_z` of the gate that keeps the state starts at 1, as a forget gate's does.
 
     Source: Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
     equations 5 to 8.
@@ -190,6 +191,11 @@ class GRU(Recurrent):
     """
 
     gates, parts = 3, 1
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for k in range(self.num_layers):
+            getattr(self, f"bias_ih_l{k}").data[self.hidden_size : 2 * self.hidden_size] = 1.0
 
     def cell(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         size = self.hidden_size

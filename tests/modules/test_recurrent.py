@@ -295,6 +295,26 @@ def test_a_critic_whose_state_was_not_kept_is_explained():
         GAE(value)(env.rollout(10, actor))
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@every_cell
+def test_it_begins_by_remembering(cell, layers):
+    """Of a gradient over 20 steps far more is left than with a gate whose bias is 0."""
+
+    def reach(net) -> float:
+        x = torch.randn(32, 21, 3, requires_grad=True)
+        out, _ = net(x, state=net.initial_state((32,)), done=torch.zeros(32, 21, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(out[:, -1].square().sum(), x)
+        return (gradient[:, 0].norm(dim=-1).mean() / gradient[:, -1].norm(dim=-1).mean()).item()
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = cell(4, 3, 32, layers)
+        usual = reach(net)
+        for k in range(layers):
+            nn.init.zeros_(getattr(net, f"bias_ih_l{k}"))
+        assert usual > 3 * reach(net)
+
+
 # ---- groups of agents ------------------------------------------------------------------------------------------------------
 def crowd(cell, rows: int = 4, agents: int = 3) -> tuple[Actor, ValueHead, TensorDict, TensorDict]:
     """Actor and critic, a rollout ``[rows * agents, T]``, and the same as that of groups, ``[rows, T]``."""
