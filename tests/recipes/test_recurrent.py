@@ -14,8 +14,8 @@ from rlbook.trainers import evaluate
 MAZE = "TMaze(length=3, max_steps=30)"
 
 
-def score(agent) -> float:
-    return evaluate(make_env(MAZE, 64), agent.actor.greedy, 64, seed=1).mean().item()
+def score(agent, env: str = MAZE) -> float:
+    return evaluate(make_env(env, 64), agent.actor.greedy, 64, seed=1).mean().item()
 
 
 def test_recurrent_ppo_remembers_what_ppo_cannot():
@@ -30,11 +30,15 @@ def test_recurrent_ppo_remembers_what_ppo_cannot():
     assert score(without) < TMaze.memoryless_return + 0.7
 
 
-def test_r2d2_remembers():
-    agent = R2D2(R2D2Config(env=MAZE, total_frames=20_480, num_cells=(32,), sequence_len=12, eps_frames=10_000))
-    *_, last = agent.train()
-    assert last["episode_reward"] > 3.3
-    assert score(agent) > 3.9
+def test_r2d2_remembers_and_does_not_forget():
+    """Not once in the last quarter, for what was learnt to be remembered has to stay so as less and less else is seen.
+
+    Of the seeds 0 to 4 the lowest of these means is 3.71 to 3.87; without memory it would be 1.95 at most.
+    """
+    agent = R2D2(R2D2Config(env="TMaze(length=5)", total_frames=40_960))
+    reward = [row["episode_reward"] for row in agent.train()]
+    assert min(reward[-20:]) > 3.2
+    assert score(agent, "TMaze(length=5)") > 3.9
 
 
 SHORT = {
