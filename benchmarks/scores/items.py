@@ -254,7 +254,7 @@ ALL = [
     Item("ppo_catch", "ppo", "Catch", 100_000, seeds=3),
     Item("dqn_breakout", "dqn", "Breakout", 1_000_000, seeds=2, settings=DQN_BREAKOUT),
     Item("ppo_breakout", "ppo", "Breakout", 1_000_000, seeds=3, settings=PPO_BREAKOUT),
-    Item("recurrent_ppo_tmaze", "recurrent_ppo", "TMaze", 200_000, seeds=3),
+    Item("recurrent_ppo_tmaze", "recurrent_ppo", "TMaze", 61_440, seeds=3),
     Item("r2d2_tmaze", "r2d2", "TMaze", 100_000, seeds=3),
     Item("ddpg_lqr", "ddpg", "LQR", 20_000, seeds=3, published=(OPTIMUM,)),
     Item("sac_lqr", "sac", "LQR", 20_000, seeds=3, published=(OPTIMUM,)),
