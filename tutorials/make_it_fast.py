@@ -279,7 +279,8 @@ class YourStep:
         self.loss_fn(batch)["loss"].backward()
         gradient, weights = clip_gradient(self.flat.gradient, self.max_norm), self.flat.vector.data
         self.steps += 1
-        new, self.mean, self.square = adam_step(weights, gradient, self.mean, self.square, self.steps, self.lr)
+        moments = (self.mean, self.square)
+        new, self.mean, self.square = adam_step(weights, gradient, *moments, self.steps, self.lr)
         weights.copy_(new)
 
 
@@ -407,7 +408,8 @@ ax.grid(False)
 plt.show()
 
 saved = (microseconds["flat"] - microseconds["compiled"]) * 1e-6
-print(f"{cost:.1f} s to compile / {saved * 1e6:.0f} us saved per step = {cost / saved:,.0f} steps to pay for it")
+print(f"{cost:.1f} s to compile / {saved * 1e6:.0f} us saved per step", end=" = ")
+print(f"{cost / saved:,.0f} steps to pay for it")
 
 # %%
 ask("worth compiling")

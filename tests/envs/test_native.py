@@ -469,8 +469,10 @@ def test_render(make, num_envs):
     assert before.ndim == 3
     assert before.shape[2] == 3
     assert len(np.unique(before.reshape(-1, 3), axis=0)) > 3
-    for action in (1, 0, 2):  # one of them moves a walker
-        env._step(env.action_spec.zero(env.batch_size) + min(action, getattr(env.action_spec, "n", 3) - 1))
+    for action in (1, 0, 2, 1, 0, 2):  # one of them moves a walker; what ends after one step begins anew
+        outcome = env._step(env.action_spec.zero(env.batch_size) + min(action, getattr(env.action_spec, "n", 3) - 1))
+        if outcome["terminated"].all():
+            env.reset()
         if not np.array_equal(before, env.render()):
             return
     pytest.fail("no step changed the picture")

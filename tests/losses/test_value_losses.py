@@ -292,7 +292,7 @@ def test_the_values_of_the_kinds_are_expectations():
 
 @pytest.mark.parametrize("loss_type", [C51Loss, QRDQNLoss, IQNLoss, MunchausenIQNLoss])
 def test_other_kinds_are_explained(loss_type):
-    kind = loss_type.learns.__name__
+    kind = loss_type.learns
     with pytest.raises(ConfigError, match=rf"qvalue must be a {kind}; got QValueActor\. Wrap the network: {kind}\(net"):
         loss_type(qvalue_actor())
 
