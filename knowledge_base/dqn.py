@@ -78,8 +78,8 @@ for name in RUNS:
     print(f"{name:28}" + "".join(f"{median(name, curve):18.4f}" for curve in CURVES) + f"{greedy[name]:18.2f}")
 
 # %% [markdown]
-# What healthy curves do: `q_mean` stays in the grey band and ends near the discounted return of the policy, the loss *rises* when
-# the first successes arrive (values are on their way back from the end of the episode) and falls later, and the return follows
+# What healthy curves do: `q_mean` stays in the grey band and ends near the discounted return of the policy, the loss is noisy,
+# stays high while values are on their way back from the end of the episode, and falls later, and the return follows
 # epsilon. **A falling loss alone says nothing**: with `gamma = 0` it is the smallest of all.
 
 # %% [markdown]
@@ -91,7 +91,7 @@ for name in RUNS:
 # | The learning rate is too large | `loss_value` stays an order of magnitude above that of a healthy run, `q_mean` jumps | lower `lr` by tens; keep the Huber loss and `max_grad_norm` |
 # | Divergence: each update chases its own target | `q_mean` leaves what rewards allow, $\lvert Q \rvert \le \max \lvert r \rvert / (1 - \gamma)$, and grows on | raise `target_every`: our first DQN copied after every 10 updates on CartPole, and its values were at 4.8e8 after 50,000 frames, where 100 is the bound; with a copy after every 128 they ended at 82 |
 # | Values do not travel: the target never moves, or `gamma` is too small | `loss_value` is tiny and `q_mean` is near 0, though episodes end with rewards | `target_every` of some hundred steps or fewer; `1 / (1 - gamma)` of the order of the steps that matter |
-# | Time-outs taken for the end of the world, or ends bootstrapped through | the probe `ProbeTimeout` or `ProbeDelay` (below) has the wrong value | store `terminated` apart from `truncated`; see [time-outs](timeouts.ipynb) |
+# | Time-outs taken for the end of the world, or ends bootstrapped through | `ProbeTimeout` (see [time-outs](timeouts.ipynb)) does not reach `1 / (1 - gamma)`, or `ProbeDelay` (below) has the wrong value | store `terminated` apart from `truncated`; see [time-outs](timeouts.ipynb) |
 # | Too few samples of what matters | rewards are rare in `agent.buffer.sample()` | prioritized replay and n-step returns (`rainbow`), a larger share of exploration |
 # | It was good and got worse | greedy return falls while `q_mean` hardly moves | normal for Q-learning at a constant learning rate: keep the best checkpoint, lower `lr`, use a larger buffer |
 #
@@ -120,8 +120,8 @@ for name, (value, truth) in probes.items():
 # ## Overestimation
 #
 # The maximum of noisy values is too high, the more so the more actions there are. Here all actions are worth 0, and each value has
-# noise of standard deviation 1. Double Q-learning lets one noise choose and another judge. A mean over actions would not do: it
-# is the *choice* that is biased.
+# noise of standard deviation 1. Double Q-learning lets one noise choose and another judge. What is biased is not the values but
+# the choice: the maximum picks the action whose noise happens to be highest, and then believes it.
 
 # %%
 torch.manual_seed(0)
@@ -147,11 +147,16 @@ received = (data["next", "reward"] * powers).sum(-1).mean().item()
 print(f"promised {promised:.2f}, received {received:.2f}")
 
 # %% [markdown]
+# No policy gets more from the start than 0.95^8 = 0.66, so this agent plays as well as possible and still promises too much, although it
+# is a double DQN. There the network that judges is an older copy of the one that chooses, so their errors are not independent: double
+# Q-learning makes the bias smaller, it does not remove it. And a network that has not finished learning is wrong for other reasons too;
+# this one number does not separate them.
+#
 # ## Which variant when
 #
 # | | what it changes | reach for it when |
 # |---|---|---|
-# | `dqn` with `double=True` | who chooses the next action | values are promised that are not received |
+# | `dqn` with `double=True` | who chooses the next action | values are promised that are not received (it helps, it is no cure) |
 # | `c51`, `qrdqn`, `iqn` | learns the distribution of returns | nearly always a better learner for the same frames; C51 must be told the range of returns |
 # | `munchausen` | adds the policy's log-probability to the reward | values of actions lie close together |
 # | `rainbow` | double, dueling, noisy, n-step, prioritized, C51 | frames are dear and updates are cheap |

@@ -78,7 +78,7 @@ for name, rows in history.items():
 # * `q_mean` leaves 0, stays within its bounds and then follows the return: it is the discounted return, plus the entropy that SAC pays for.
 #   On Pendulum every reward is between -16.3 and 0, so without entropy a value must lie between `-16.3 / (1 - gamma)` and 0.
 # * `entropy` falls from near that of uniform actions (`log` of the range's volume, here `log 4 = 1.39`) to the target, minus the number of action
-#   dimensions, and stays there while `alpha` moves to keep it.
+#   dimensions, and stays around it while `alpha`, the price of entropy in units of reward, moves to keep it.
 # * `loss_value` rises with the scale of the values: it is no measure of progress. Compare its root with the size of `q_mean`.
 
 # %%
@@ -93,7 +93,7 @@ print(f"entropy of uniform actions {uniform:.2f}, target -1; values between {low
 # |---|---|---|
 # | Nothing moves: learning rate too small, or a parameter is in no optimizer | `q_mean` near 0 and `entropy` at its start after a thousand updates | raise `lr` and `lr_value`; print the optimizer's groups |
 # | The entropy is worth more than the reward: `alpha` too large, rewards too small | `entropy` at the uniform's, `q_mean` outside the bounds of the reward | learn `alpha`, or scale the reward |
-# | The policy became deterministic too early: `alpha` too small, or a target entropy far too low | `entropy` far below the target, `alpha` near 0 | start `alpha` higher, `target_entropy="auto"` |
+# | The policy became deterministic too early: `alpha` too small, or a target entropy far too low | `entropy` far below the target, `alpha` near 0 | start `alpha` higher; leave `target_entropy` of the loss at `"auto"`, minus the number of action dimensions (in the environment's units) |
 # | Overestimation (DDPG most of all) | `q_mean` above what the reward allows, and rising while the return does not | two critics (TD3), more atoms dropped (TQC), smaller `tau` |
 # | Saturation (DDPG, TD3) | greedy actions at the bounds in every state: `(action.abs() > 0.99 * bound).mean()` near 1 | lower `lr`; put actions in [-1, 1] before the critic, as `make_qvalue` does |
 # | The signal is too short: `gamma` too small | `q_mean` is the mean reward and no more | `1 / (1 - gamma)` of the order of the steps that matter |

@@ -118,6 +118,27 @@ def test_building_again_gives_the_same_bytes(lesson, published):
     assert notebooks.build(lesson).read_text() == published["lesson.ipynb"]
 
 
+def test_prose_is_published_without_executing(lesson, published, monkeypatch):
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: pytest.fail("executed"))
+    assert notebooks.reword(lesson).read_text() == published["lesson.ipynb"]
+    lesson.write_text(published["lesson.py"] + "\n# %% [markdown]\n# One more word.\n")
+    assert "differ from the script" in problems_of(lesson)
+    notebooks.reword(lesson)
+    assert problems_of(lesson) == ""
+    assert '"100%\\n"' in lesson.with_suffix(".ipynb").read_text()  # what was put out is still there
+
+
+def test_code_is_not_published_without_executing(lesson, published):
+    lesson.write_text(published["lesson.py"].replace("6 * 7", "6 * 8"))
+    with pytest.raises(notebooks.NotebookError, match="code has changed"):
+        notebooks.reword(lesson)
+    lesson.write_text(published["lesson.py"])
+    target = lesson.with_suffix(".ipynb")
+    target.write_text(target.read_text().replace("cell notebooks", "cell elsewhere"))
+    with pytest.raises(notebooks.NotebookError, match="edited by hand"):
+        notebooks.reword(lesson)
+
+
 def test_ids_follow_the_contents_and_stay_apart(tmp_path):
     script = write(tmp_path, "# %%\n1\n\n# %%\n1\n\n# %%\n2\n")
     first, second, third = (cell.id for cell in notebooks.read_script(script).cells)

@@ -1,6 +1,7 @@
 """The lessons' pipeline: percent scripts are written, linted and reviewed; their notebooks are executed and published from them.
 
     python tools/notebooks.py build [--stale] [PATH ...]    execute scripts and publish their notebooks (all, or those named)
+    python tools/notebooks.py words PATH ...                publish prose that changed while the code did not, without executing
     python tools/notebooks.py check [PATH ...]              list what is stale or unfit to publish
     python tools/notebooks.py links PATH                    print the badges and the install cell that a lesson starts with
 
@@ -18,7 +19,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jupytext
@@ -100,6 +101,28 @@ def build(script: Path) -> Path:
     notebook = read_script(script)
     execute(notebook, script)
     publish(notebook)
+    return write(notebook, script)
+
+
+def reword(script: Path) -> Path:
+    """Publish prose that changed while the code did not: the cells of code keep what they have put out.
+
+    Raises:
+        NotebookError: the code has changed, or the notebook was edited by hand or is unfit to publish.
+    """
+    notebook, published = read_script(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    new, old = ([cell for cell in one.cells if cell.cell_type == "code"] for one in (notebook, published))
+    if [cell.source for cell in new] != [cell.source for cell in old]:
+        raise NotebookError("code has changed, so it must be executed: make notebooks")
+    if published.metadata.get("rlbook", {}).get("cells") != cells_hash(published):
+        raise NotebookError("the notebook was run or edited by hand after it was published: make notebooks")
+    for cell, before in zip(new, old, strict=True):
+        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    return write(notebook, script)
+
+
+def write(notebook: NotebookNode, script: Path) -> Path:
+    """Write a published notebook beside its script; return its path."""
     recorded = {"script": script_hash(script), "cells": cells_hash(notebook)}
     notebook.metadata = nbformat.from_dict({**METADATA, "rlbook": recorded})
     if problems := list(content_problems(notebook, script)):
@@ -256,7 +279,7 @@ def link_problems(notebook: NotebookNode, script: Path) -> Iterator[str]:
 def main(argv: list[str] | None = None) -> bool:
     """Run one command; return whether it met a problem."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("build", "check", "links"))
+    parser.add_argument("command", choices=("build", "words", "check", "links"))
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH")
     parser.add_argument("--stale", action="store_true", help="build only the pairs that the check complains about")
     options = parser.parse_intermixed_args(argv)
@@ -266,14 +289,15 @@ def main(argv: list[str] | None = None) -> bool:
         return False
     if options.command == "check":
         return sum([report(script, check(script)) for script in scripts]) > 0
-    return sum([try_build(script) for script in scripts if not options.stale or check(script)]) > 0
+    make = reword if options.command == "words" else build
+    return sum([try_build(script, make) for script in scripts if not options.stale or check(script)]) > 0
 
 
-def try_build(script: Path) -> int:
+def try_build(script: Path, make: Callable[[Path], Path]) -> int:
     """Build one pair and say how it went; return the number of problems."""
     print(f"{script.parent.name}/{script.name} ...", flush=True)
     try:
-        size = build(script).stat().st_size
+        size = make(script).stat().st_size
     except (NotebookError, FileNotFoundError) as error:
         return report(script, [str(error)])
     print(f"    published, {size // 1000} kB")

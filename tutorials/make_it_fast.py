@@ -8,8 +8,8 @@
 # mathematics. This tutorial finds out where, takes it away in two moves, writes three functions that check themselves, and trains the same agent with the plain step
 # and with the fast one, side by side.
 #
-# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ,
-# the proportions hardly.
+# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ, and even here the same step takes 3 to 5 ms, as the machine is
+# more or less busy. So compare only what one cell has measured together: those proportions hardly change.
 
 # %%
 import sys
@@ -370,8 +370,8 @@ for name, history in (("flat", run.history), ("plain", slow.history)):
 # %% [markdown]
 # ## 5. Compile
 #
-# Now the rest: forward and backward, still a hundred-odd operations. A compiler reads them once, in order, and writes one function of C++ that does them all: loops are
-# merged, results of one that only the next one reads are never stored. `compile=True` does this for the whole step, Adam included, at the first batch.
+# Now the rest: forward and backward, still about two hundred operations. A compiler reads them once, in order, and writes one program for them all:
+# neighbouring loops become one, so that what lies between them is never stored. The multiplications of matrices stay calls to a library. `compile=True` does this for the whole step, Adam included, at the first batch.
 
 # %%
 compiled = fast_step(deepcopy(loss_fn), compile=True)
@@ -415,6 +415,9 @@ print(f"{cost / saved:,.0f} steps to pay for it")
 ask("worth compiling")
 
 # %% [markdown]
+# Take the number of steps as a lower bound. The clock above counts this process alone, and the C++ compiler that it calls runs in another; and what an
+# earlier run has left on disk is not compiled again. The first time you wait some 10 to 40 s, and then it takes correspondingly more steps to pay.
+#
 # The compiler keeps its work: the next process that compiles the same step finds it on disk and is ready in a fraction of the time.
 #
 # ## 6. Break it on purpose
@@ -474,7 +477,7 @@ assert not moody.compiled
 # |---|---|---|---|
 # | plain loop | nothing | you see every line | to learn, for odd optimizers |
 # | `compile_update(..., compile=False)` | nothing | clipping, Adam, targets in a few operations | always |
-# | `compile_update(..., compile=True)` | seconds, once per shape of batch | the whole step is one function | from some ten thousand steps on |
+# | `compile_update(..., compile=True)` | seconds, once per shape of batch | the whole step is one function | from a few thousand to some ten thousand steps on: divide, as above |
 # | `Collector(..., compile=True)` | seconds, once | policy (and native environments) in one function | long runs |
 #
 # On a GPU the compiled step is recorded a second time, as a CUDA graph, which replays it without asking Python at all. A last batch that is smaller than the others has

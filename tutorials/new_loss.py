@@ -5,7 +5,7 @@
 # [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/rlbook/rlbook/main?urlpath=lab/tree/tutorials/new_loss.ipynb)
 #
 # An algorithm of reinforcement learning is, most of the time, a new loss in an old loop. This tutorial writes one that the library does not have, **advantage-weighted
-# regression** (AWR; Peng et al. 2019): three functions that check themselves, one class that puts them together, the three tests that every loss of the library passes,
+# regression** (AWR; Peng et al. 2019): three functions that check themselves, one class that puts them together, three tests of the kind that the library's losses have to pass,
 # and a run on CartPole that learns to balance the pole.
 #
 # You should know what a policy, a value and an advantage are; [lesson 12](../notebooks/12_ppo.ipynb) has all three.
@@ -60,7 +60,7 @@ ask("advantage as data")
 # $$L_\pi = -\mathbb E\big[w \log \pi_\theta(a|s)\big], \qquad w = \min\big(e^{A / \beta},\; w_{max}\big), \qquad A = G - V_\phi(s)$$
 #
 # with the return $G$ and a critic that learns by least squares, $L_V = \mathbb E[(V_\phi(s) - G)^2]$. Every weight is positive: a bad step is not pushed away, it is
-# only copied less. There is no ratio and no clip, so the data may be of any policy. The temperature $\beta$ says how choosy it is.
+# only copied less. There is no ratio of probabilities, so the data may come from another policy; what is learnt is then an improvement of *that* policy. The temperature $\beta$ says how choosy it is.
 
 # %%
 advantage = torch.linspace(-2, 4, 200)
@@ -263,7 +263,8 @@ with warnings.catch_warnings():
 loss_fn.beta = 1.0
 
 # %% [markdown]
-# These three, and a dozen more, are what `tests/losses/test_conformance.py` does with every loss that the library exports. A new one adds one line to a table.
+# The first and the third, and a dozen more, are what `tests/losses/test_conformance.py` does with every loss that the library exports: a
+# new one adds one line to a table. Golden gradients stand beside the functions that a loss calls, in `tests/functional/`. A new one adds one line to a table.
 #
 # ## 5. Train it
 #
@@ -339,9 +340,9 @@ except AssertionError as error:
     print("AssertionError:", error)
 
 # %% [markdown]
-# No test of values would have found it, and no error is raised while it trains: on some tasks it even learns. The routing table finds it before the first step.
+# No test of values would have found it, and no error is raised while it trains. The routing table finds it before the first step.
 #
-# **Now you.** Predict, then try: `beta=0.1` (who is copied?); `beta=100` (what is learnt then?); a weight that is 1 for $A > 0$ and 0 otherwise (self-imitation).
+# **Now you.** Predict, then try: `beta=0.1` (who is copied?); `beta=100` (what is learnt then?); a weight that is 1 for $A > 0$ and 0 otherwise (the binary form of critic-regularised regression, Wang et al. 2020).
 #
 # ## 7. What did you learn?
 
