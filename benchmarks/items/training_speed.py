@@ -31,8 +31,18 @@ def rlbook_dqn(compile: bool) -> Make:
     def prepare() -> Task:
         from rlbook.recipes import DQN, DQNConfig
 
-        # SB3's DQN is not double; its last exploration rate comes at once
-        config = DQNConfig(double=False, total_frames=ENDLESS, compile=compile, eps_frames=1024)
+        config = DQNConfig(
+            total_frames=ENDLESS,
+            num_envs=1,
+            frames_per_batch=DQN_FRAMES,
+            updates=128,
+            batch_size=64,
+            n=1,
+            double=False,  # SB3's is not
+            num_cells=(256, 256),
+            eps_frames=1024,
+            compile=compile,
+        )
         return going_on(iter(DQN(config).train()), 8)
 
     return prepare
