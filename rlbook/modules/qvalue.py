@@ -214,12 +214,15 @@ class QValueActor(Reader):
 
     def pick(self, values: Tensor, action: Tensor) -> Tensor:
         """Return the values of actions of the spec: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
-        return pick(values, self.index(action))
+        return self.at(values, self.index(action))
 
     @staticmethod
     def at(values: Tensor, index: Tensor) -> Tensor:
         """Return the values of the actions with these indices ``[*]``: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
-        return pick(values, index)
+        if values.ndim == index.ndim + 1:
+            return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        rows = index.reshape(*index.shape, 1, 1).expand(*index.shape, 1, values.shape[-1])
+        return values.gather(-2, rows).squeeze(-2)
 
     def encode(self, index: Tensor) -> Tensor:
         """Turn indices ``[*]`` into actions of the spec."""
@@ -244,11 +247,3 @@ class QValueActor(Reader):
     def greedy(self) -> QValueActor:
         """The policy without exploration: itself."""
         return self
-
-
-def pick(values: Tensor, index: Tensor) -> Tensor:
-    """Return the entries of ``values`` ``[*, A]`` or ``[*, A, K]`` at ``index``, int64 ``[*]``: ``[*]`` or ``[*, K]``."""
-    if values.ndim == index.ndim + 1:
-        return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-    at = index.reshape(*index.shape, 1, 1).expand(*index.shape, 1, values.shape[-1])
-    return values.gather(-2, at).squeeze(-2)
