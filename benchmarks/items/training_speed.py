@@ -64,7 +64,7 @@ def rlbook_small_dqn(compile: bool) -> Make:
     def prepare() -> Task:
         from rlbook.recipes import DQN, DQNConfig
 
-        rounds = iter(DQN(DQNConfig(total_frames=ENDLESS, compile=compile)).train())
+        rounds = iter(DQN(DQNConfig(total_frames=ENDLESS, batch_size=128, compile=compile)).train())
         going_on(rounds, 64)
         return lambda: [next(rounds) for _ in range(8)]
 
@@ -75,7 +75,7 @@ def sb3_small_dqn() -> Prepared:
     from stable_baselines3 import DQN
     from stable_baselines3.common.env_util import make_vec_env
 
-    settings: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 64, "buffer_size": 100_000, "learning_starts": 1000}
+    settings: dict[str, Any] = {"learning_rate": 2e-3, "batch_size": 128, "buffer_size": 100_000, "learning_starts": 1000}
     settings |= {"target_update_interval": 500, "train_freq": 8, "gradient_steps": 8, "exploration_final_eps": 0.04}
     agent = DQN("MlpPolicy", make_vec_env("CartPole-v1", 4), policy_kwargs={"net_arch": [64, 64]}, device="cpu", **settings)
     agent.learn(8 * DQN_FRAMES)

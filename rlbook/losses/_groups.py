@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam)
 """Optimizers that treat every number alike, so that a flat vector is updated exactly as the separate tensors would be."""
 
+TINY = 1e-30
+"""Means of gradients and of their squares below this count as zero: Adam's step divides by a root plus 1e-8 or so."""
+
 
 class Group:
     """One parameter group, its flat vector, and (for Adam) the optimizer's arithmetic in traceable form."""
@@ -88,10 +91,19 @@ class Group:
             gradient = gradient + decay * vector
         beta1, beta2 = self.group["betas"]
         step = state["step"].add_(1)
-        mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        mean = without_tiny_(state["exp_avg"].lerp_(gradient, 1 - beta1))
+        square = without_tiny_(state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2))
         rate, root = stored(lr / (1 - beta1**step)), stored((1 - beta2**step).sqrt())
         vector.sub_(rate * mean / (square.sqrt() / root + self.group["eps"]))
+
+
+def without_tiny_(x: Tensor) -> Tensor:
+    """Set numbers to zero that are too small to matter, in place.
+
+    The mean of the gradients of a unit that died halves every 7 steps, until it is subnormal; with such numbers a CPU computes
+    a hundred times slower.
+    """
+    return x.masked_fill_(x.abs() < TINY, 0.0)
 
 
 class Live:

@@ -13,7 +13,7 @@ from rlbook.collectors import Collector
 from rlbook.envs.make import make_env
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
 from rlbook.losses.base import next_of, unique
-from rlbook.modules import EpsilonGreedy, make_qvalue
+from rlbook.modules import EpsilonGreedy, Schedule, make_qvalue
 from rlbook.recipes.base import Recipe
 from rlbook.replay import NStep, ReplayBuffer, Sampler, TensorStorage
 
@@ -36,7 +36,7 @@ class DQNConfig:
     """Environment steps between two rounds of updates, over all environments."""
     updates: int = 8
     """Gradient steps of a round."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Rows of a gradient step."""
     buffer_size: int = 100_000
     """Steps that the buffer keeps."""
@@ -48,6 +48,8 @@ class DQNConfig:
     """Steps of the return; 1 for the published algorithm."""
     lr: float = 2e-3
     """Learning rate of Adam."""
+    anneal: float = 0.5
+    """Share of the run, its end, in which the learning rate falls to 0: less of what was learnt is lost again."""
     double: bool = True
     """Let the learnt network choose the action that the target network values: less overestimation."""
     target_every: int = 100
@@ -122,19 +124,23 @@ class DQN(Recipe):
 
     def train(self) -> Iterator[dict[str, float]]:
         """Collect, store, update on samples; yield the metrics of each round."""
+        config = self.config
+        falls = int(config.anneal * config.total_frames)
+        lr = Schedule(config.lr, 0.0 if falls else config.lr, falls, hold=config.total_frames - falls)
         for data in self.collector:
             self.buffer.extend(data)
-            metrics = self.learn() if self.frames >= self.config.learning_starts else {}
+            self.optimizer.param_groups[0]["lr"] = lr(self.frames)
+            metrics = self.learn() if self.frames >= config.learning_starts else {}
             yield {"frames": self.frames, "episode_reward": self.episodes(data), **metrics}
             if self.solved:
                 return
 
     def learn(self) -> dict[str, float]:
-        """Take the gradient steps of a round; return the metrics of the last one."""
-        for _ in range(self.config.updates):
-            metrics = self.step()
-        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+        """Take the gradient steps of a round; return the metrics of the last one.
 
-    def step(self) -> Any:
-        """Take a gradient step; return its metrics."""
-        return self.update(self.buffer.sample())
+        The rows of all of them are drawn at once, which is faster than one by one, and the same: a round changes no row.
+        """
+        size = self.config.batch_size
+        for batch in self.buffer.sample(self.config.updates * size).split(size):
+            metrics = self.update(batch)
+        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}

@@ -57,14 +57,11 @@ class Rainbow(C51):
         return NoisyExploration(self.loss_fn.qvalue)
 
     def learn(self) -> dict[str, float]:
-        """Take the gradient steps of a round, each of which sets the priorities of its rows."""
+        """Take the gradient steps of a round, each of which sets the priorities of its rows; return the last one's metrics."""
         sampler: Any = self.buffer.sampler
         sampler.beta = Schedule(self.config.beta, 1.0, self.config.beta_frames)(float(self.frames))
-        return super().learn()
-
-    def step(self) -> Any:
-        """Take a gradient step; return its metrics."""
-        batch = self.buffer.sample()
-        metrics = self.update(batch)
-        self.buffer.update_priority(batch["index"], metrics["td_error"])
-        return metrics
+        for _ in range(self.config.updates):
+            batch = self.buffer.sample()
+            metrics = self.update(batch)
+            self.buffer.update_priority(batch["index"], metrics["td_error"])
+        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}

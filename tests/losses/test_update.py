@@ -93,6 +93,24 @@ def test_compiled_equals_the_loop_by_hand(name):
     assert_same(ours, theirs)
 
 
+def test_means_of_gradients_that_ceased_become_zero_not_subnormal():
+    loss = make()
+    optimizer = OPTIMIZERS["Adam"](loss.parameters())
+    update = compile_update(loss, optimizer)
+    (batch,) = batches(1)
+    batch["observation"][:, 0] = 0.0  # so the weights of this number have no gradient
+    update(batch)
+    (state,) = optimizer.state.values()
+    state["exp_avg"].fill_(1e-38)  # as left by gradients that ceased long ago
+    state["exp_avg_sq"].fill_(1e-38)
+    update(batch)
+    smallest = torch.finfo(torch.float32).tiny
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert not ((state[name] != 0) & (state[name].abs() < smallest)).any()
+    assert (state["exp_avg"] == 0).any()
+    assert (state["exp_avg"] != 0).any()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor imports torch.jit
 def test_machine_code_equals_eager(monkeypatch):
     monkeypatch.undo()

@@ -116,6 +116,12 @@ def test_nothing_is_learnt_before_learning_starts():
     assert ["loss" in metrics for metrics in agent.train()] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("anneal, want", [(0.5, [1, 1, 0.5, 0]), (1.0, [0.75, 0.5, 0.25, 0]), (0.0, [1, 1, 1, 1])])
+def test_the_learning_rate_falls_at_the_end(anneal, want):
+    agent = agent_of("dqn", "CartPole", total_frames=256, anneal=anneal, lr=1.0, learning_starts=1000)
+    assert [agent.optimizer.param_groups[0]["lr"] for _ in agent.train()] == pytest.approx(want)
+
+
 def test_targets_are_copied_on_time():
     agent = agent_of("dqn", "CartPole", total_frames=128, target_every=32)  # 16 updates in each of two rounds
     start = agent.loss_fn.target_qvalue.state_dict()
