@@ -193,6 +193,17 @@ assert good < 1e-4 < 1e-2 < min(difference(without_states), difference(no_resets
 assert reach(beginning(1))[20] > 5 * reach(beginning(0))[20] > 25 * reach(beginning(-1))[20]
 
 # %% [markdown]
+# ## Our scores
+#
+# Of the recipes at the settings of `benchmarks/scores/`, where the published ones stand beside them. *Final* is the mean of the last
+# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without; over seeds, with 95% intervals.
+#
+# <!-- scores: recurrent_ppo_tmaze r2d2_tmaze -->
+#
+# | item | environment | frames | seeds | final return | greedy return |
+# | --- | --- | ---: | ---: | ---: | ---: |
+# | [recurrent_ppo_tmaze](../benchmarks/scores/README.md#recurrent_ppo_tmaze) | TMaze | 61,440 | 1 | 3.96 | 4.00 |
+#
 # ## More
 #
 # * Page: [PPO runs, and the return does not rise](ppo_not_learning.ipynb). Reference: `rlbook/modules/recurrent.py` begins with how states are kept.

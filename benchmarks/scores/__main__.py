@@ -173,10 +173,12 @@ def status_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Write the page and its pictures."""
-    from benchmarks.scores.report import write
+    """Write the page and its pictures, and the scores on the pages of the knowledge base."""
+    from benchmarks.scores.report import write, write_pages
 
     write()
+    for page in write_pages():
+        print(f"{page.relative_to(ROOT)} has changed: publish it with python tools/notebooks.py words {page.relative_to(ROOT)}")
     return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from benchmarks.scores.runner import CURVE_WINDOW, GREEDY_EPISODES, RESULTS, rec
 from rlbook.functional import interquartile_mean, stratified_bootstrap_interval
 
 FOLDER = Path(__file__).parent
+KNOWLEDGE_BASE = FOLDER.parents[1] / "knowledge_base"
+PAGE_TABLE = re.compile(r"^# <!-- scores: ([\w ]+) -->\n(?:#\n)?(?:# \|.*\n)*", re.MULTILINE)
 GRID = 100
 INK, LINE, THIN, PAPER, RULE = "#2b2d42", "#3d6fb6", "#9fb8dc", "#fbfaf7", "#e4e2dc"
 """The colours of the native environments' pictures."""
@@ -49,6 +52,22 @@ def write(folder: Path = FOLDER, items: Sequence[Item] = ALL, results: Path = RE
     (folder / "README.md").write_text("\n".join(parts).rstrip() + "\n")
 
 
+def write_pages(pages: Path = KNOWLEDGE_BASE, items: Sequence[Item] = ALL, results: Path = RESULTS) -> list[Path]:
+    """Bring the scores on the pages of the knowledge base up to date; return those that changed, which are to be published.
+
+    A page says ``<!-- scores: NAME NAME -->``; the table that follows is ours, with those of the items that have results.
+    """
+    rows = {item.name: page_row(item, runs) for item in items if (runs := list(recorded(item, results).values()))}
+    changed = []
+    for page in sorted(pages.glob("*.py")):
+        before = page.read_text()
+        after = PAGE_TABLE.sub(lambda found: page_table(found[1], rows), before)
+        if after != before:
+            page.write_text(after)
+            changed.append(page)
+    return changed
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------------
 def overview(items: Sequence[Item], found: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return a table with a line per item."""
@@ -61,6 +80,20 @@ def overview(items: Sequence[Item], found: dict[str, list[dict[str, Any]]]) -> l
         name = f"[{item.name}](#{item.name})" if runs else item.name
         rows.append([name, item.env, f"{item.frames:,}", f"{len(runs)} of {item.seeds}", *ours[:2], published, ours[2]])
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def page_table(names: str, rows: Mapping[str, str]) -> str:
+    """Return what a page says of its items, as comments."""
+    head = ["| item | environment | frames | seeds | final return | greedy return |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [f"<!-- scores: {names} -->", "", *head, *(rows[name] for name in names.split() if name in rows)]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def page_row(item: Item, runs: list[dict[str, Any]]) -> str:
+    """Return an item's line in the table of a page."""
+    link = f"[{item.name}](../benchmarks/scores/README.md#{item.name})"
+    ours = summary(runs, "final_return"), summary(runs, "greedy_return")
+    return f"| {' | '.join([link, item.env, f'{item.frames:,}', str(len(runs)), *ours])} |"
 
 
 def section(item: Item, runs: list[dict[str, Any]]) -> list[str]:

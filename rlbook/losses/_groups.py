@@ -78,6 +78,9 @@ class Group:
         rest = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
         moments = [state["exp_avg"]], [state["exp_avg_sq"]], []
         step([self.data], [self.flat.gradient], *moments, [state["step"].add_(1)], beta1=beta1, beta2=beta2, **rest)
+        if self.data.is_cpu and not state["step"].item() % 100:  # well before anything gets from TINY to subnormal
+            without_tiny_(state["exp_avg"])
+            without_tiny_(state["exp_avg_sq"])
 
     def apply(self, gradient: Tensor, state: dict[str, Tensor]) -> None:
         """Take the optimizer's step in place. Source: Kingma and Ba 2015, alg. 1; Loshchilov and Hutter 2019, alg. 2."""

@@ -190,6 +190,27 @@ def test_the_page_says_what_was_recorded(tmp_path):
     assert not (tmp_path / "images/later.png").exists()
 
 
+def test_scores_on_pages_are_brought_up_to_date(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text("# %% [markdown]\n# <!-- scores: tiny later -->\n# after\n# | other | 8 |\nx = 1\n")
+    runner.append(line(), TINY, tmp_path / "results")
+    items = [TINY, replace(TINY, name="later")]  # which has no results
+    for _ in range(2):
+        assert report.write_pages(tmp_path, items, tmp_path / "results") == [page]
+        lines = page.read_text().splitlines()
+        assert lines[:3] == ["# %% [markdown]", "# <!-- scores: tiny later -->", "#"]
+        assert lines[5] == "# | [tiny](../benchmarks/scores/README.md#tiny) | CartPole | 2,048 | 1 | 20.00 | 30.00 |"
+        assert lines[6:] == ["# after", "# | other | 8 |", "x = 1"]
+        assert report.write_pages(tmp_path, items, tmp_path / "results") == []
+        page.write_text(page.read_text().replace("20.00", "old"))
+
+
+def test_the_knowledge_base_gives_the_scores_that_were_recorded(tmp_path):
+    for page in report.KNOWLEDGE_BASE.glob("*.py"):
+        (tmp_path / page.name).write_text(page.read_text())
+    assert report.write_pages(tmp_path) == [], "run: python -m benchmarks.scores report"
+
+
 def test_curves_meet_on_one_grid():
     grid, returns = report.on_grid([line(0), line(1, curve=[[1000, 7.0], [2000, 9.0]])], 2000)
     assert grid[0] == 1000  # where both have begun
