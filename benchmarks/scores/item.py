@@ -33,9 +33,12 @@ class Item:
     """What differs from the defaults of the recipe's config."""
     window: int = 100
     """The final return is the mean of the last so many training episodes (at most 100)."""
+    compile: bool = True
+    """Compile: how fast a run is, not what it is of."""
     published: tuple[Published, ...] = ()
     note: str = ""
 
     def config(self, seed: int) -> dict[str, Any]:
         """Return the arguments of the recipe's config."""
-        return {"env": self.env, "seed": seed, "total_frames": self.frames, **self.settings}
+        compiled = {"compile": True} if self.compile else {}
+        return {"env": self.env, "seed": seed, "total_frames": self.frames, **compiled, **self.settings}

@@ -63,14 +63,15 @@ def lines(item: Item, folder: Path = RESULTS) -> list[dict[str, Any]]:
 def same_run(line: dict[str, Any], item: Item) -> bool:
     """Return whether a line is of the item as it is now: same settings, written or by default.
 
-    A setting that was added to the recipe since does not count: it must have left alone what is trained without it.
+    A setting that was added to the recipe since does not count: it must have left alone what is trained without it. Nor does
+    whether it was compiled.
     """
     from rlbook.recipes import RECIPES
 
     if line["algorithm"] != item.recipe or item.recipe not in RECIPES:
         return False
     config = json.loads(json.dumps(asdict(RECIPES[item.recipe][1](**item.config(line["seed"])))))
-    return all(line["config"][key] == value for key, value in config.items() if key in line["config"])
+    return all(line["config"][key] == value for key, value in config.items() if key in line["config"] and key != "compile")
 
 
 def append(line: dict[str, Any], item: Item, folder: Path = RESULTS) -> None:

@@ -30,6 +30,7 @@ TINY = Item(
     seeds=2,
     settings={"epochs": 1, "num_cells": (8,)},
     window=10,
+    compile=False,
     published=(Published("Somebody, v0", "1.0 ± 0.5", "a page"),),
 )
 
@@ -81,6 +82,7 @@ def test_lines_of_other_settings_do_not_count(tmp_path):
     assert set(runner.recorded(TINY, tmp_path)) == {0}
     assert runner.recorded(replace(TINY, settings={"epochs": 2, "num_cells": (8,)}), tmp_path) == {}
     assert runner.recorded(replace(TINY, frames=4096), tmp_path) == {}
+    assert set(runner.recorded(replace(TINY, compile=True), tmp_path)) == {0}
     before_the_option = line(1)
     del before_the_option["config"]["normalize"]
     runner.append(before_the_option, TINY, tmp_path)
