@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def explain(what: str, expected: str, got: str, fix: str) -> str:
     """Compose a message in the one shape all our errors have: "*what* must be *expected*; got *got*. *fix*."."""
@@ -48,3 +50,15 @@ class MissingExtraError(RLBookError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         super().__init__(f'{purpose} needs the package {package!r}. Install it with: pip install "rlbook[{extra}]"')
+
+
+def check_count(name: str, value: Any, least: int = 1, *, example: int) -> int:
+    """Return ``value``, an integer of at least ``least``.
+
+    Raises:
+        ConfigError: it is anything else; a bool too.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ConfigError(explain(name, expected, repr(value), f"Pass for example {name}={example}"))
+    return value

@@ -69,13 +69,6 @@ def check_interval(x: Tensor, level: float, rows: str = "Episodes") -> int:
     return len(x)
 
 
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Return ``value``; raise ConfigError unless it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(explain(name, f"an integer of at least {least}", repr(value), f"Pass for example {name}=51"))
-    return value
-
-
 def describe(x: Tensor) -> str:
     return f"{x.dtype} {list(x.shape)}"
 

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.modules.compiled import stored
 from rlbook.modules.flat import FlatParameters
 
@@ -218,8 +218,7 @@ def check_every(
         if term not in loss_fn.trains:
             got, fix = repr(term), "Name a term, for example loss_actor"
             raise ConfigError(explain("every", f"periods of {sorted(loss_fn.trains)}", got, fix))
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-            raise ConfigError(explain(f"every[{term!r}]", "a positive integer", repr(period), "Pass for example 2"))
+        check_count(f"every[{term!r}]", period, example=2)
     for group in (group for optimizer in optimizers for group in optimizer.param_groups if every):
         delayed = {trained_by.get(p, frozenset()) <= every.keys() for p in group["params"]}
         if len(delayed) > 1:

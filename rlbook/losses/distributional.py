@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.functional import (
     bellman_atoms,
     categorical_cross_entropy,
@@ -18,7 +18,6 @@ from rlbook.functional import (
     categorical_projection,
     quantile_huber_loss,
 )
-from rlbook.functional._checks import check_count
 from rlbook.losses.base import Terms, check_kind, weighted_mean
 from rlbook.losses.dqn import DQNLoss
 
@@ -215,7 +214,8 @@ class IQNLoss(QRDQNLoss):
         target_quantiles: int = 64,
     ):
         super().__init__(qvalue, gamma=gamma, double=double, kappa=kappa)
-        self.counts = check_count("quantiles", quantiles), check_count("target_quantiles", target_quantiles)
+        counts = {"quantiles": quantiles, "target_quantiles": target_quantiles}
+        self.counts = tuple(check_count(name, count, example=64) for name, count in counts.items())
 
     def draw(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Draw the probabilities of the quantiles, those learnt and those of the targets."""

@@ -11,7 +11,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.functional import (
     decoupled_gaussian_kl,
     lagrangian_losses,
@@ -114,8 +114,7 @@ class MPOLoss(Loss):
         alpha_std: float = 100.0,
     ):
         check_actor_critic(actor, qvalue)
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-            raise ConfigError(explain("samples", "an integer, at least 2", repr(samples), "Pass for example 20"))
+        check_count("samples", samples, 2, example=20)
         positive = {"epsilon": epsilon, "epsilon_mean": epsilon_mean, "epsilon_std": epsilon_std}
         positive |= {"temperature": temperature, "alpha_mean": alpha_mean, "alpha_std": alpha_std}
         for name, number in positive.items():

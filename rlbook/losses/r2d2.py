@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.functional import chosen_value, n_step_return
 from rlbook.functional.rescaling import squash_value, unsquash_value
 from rlbook.losses.base import Terms, next_of, unique
@@ -66,9 +66,8 @@ class R2D2Loss(DQNLoss):
         if getattr(qvalue, "state_key", None) is None:
             fix = "Pass for example QValueActor(GRU(num_actions, in_features), env.action_spec), or use DQNLoss"
             raise ConfigError(explain("qvalue", "a QValueActor with a recurrent network", type(qvalue).__name__, fix))
-        for name, number, least in (("n", n, 1), ("burn_in", burn_in, 0)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < least:
-                raise ConfigError(explain(name, f"an integer of at least {least}", repr(number), f"Pass for example {name}=5"))
+        check_count("n", n, example=5)
+        check_count("burn_in", burn_in, 0, example=5)
         super().__init__(qvalue, gamma=gamma, **options)
         self.n, self.burn_in, self.squash = n, burn_in, squash
 

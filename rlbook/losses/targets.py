@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 
 PREFIX = "target_"
 """A loss keeps the target of its module ``qvalue`` as ``target_qvalue``."""
@@ -83,8 +83,7 @@ class SoftUpdate:
             raise ConfigError(explain("loss_fn", "a loss with target networks", got, fix))
         if not 0 < tau <= 1:
             raise ConfigError(explain("tau", "in (0, 1]", repr(tau), "Pass for example tau=0.005"))
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ConfigError(explain("every", "a positive integer", repr(every), "Pass for example every=1"))
+        check_count("every", every, example=1)
         self.loss_fn, self.tau, self.every = loss_fn, tau, every
         self.calls = 0
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rlbook import keys
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import ConfigError, SpecError, check_count, explain
 from rlbook.functional import categorical_mean, quantile_midpoints
-from rlbook.functional._checks import check_count
 from rlbook.modules.qvalue import Data, QValueActor
 from rlbook.specs import Spec
 from rlbook.typing import Key
@@ -65,7 +64,7 @@ class CategoricalQValueActor(QValueActor):
         if not v_min < v_max:
             fix = "Take bounds of the discounted return: with rewards of 1 it is at most 1 / (1 - gamma)"
             raise ConfigError(explain("v_min", f"below v_max={v_max}", repr(v_min), fix))
-        self.outputs_per_action = check_count("atoms", atoms, 2)
+        self.outputs_per_action = check_count("atoms", atoms, 2, example=51)
         first = next(self.parameters(), None)
         self.register_buffer("support", torch.linspace(v_min, v_max, atoms, device=None if first is None else first.device))
 
@@ -115,7 +114,7 @@ class QuantileQValueActor(QValueActor):
         quantiles: int = 200,
     ):
         super().__init__(net, spec, in_keys)
-        self.outputs_per_action = check_count("quantiles", quantiles)
+        self.outputs_per_action = check_count("quantiles", quantiles, example=51)
         first = next(self.parameters(), None)
         self.register_buffer("tau", quantile_midpoints(quantiles, device=None if first is None else first.device))
 
@@ -166,7 +165,7 @@ class ImplicitQValueActor(QValueActor):
         quantiles: int = 32,
     ):
         super().__init__(net, spec, in_keys)
-        count = check_count("quantiles", quantiles)
+        count = check_count("quantiles", quantiles, example=51)
         first = next(self.parameters(), None)
         self.register_buffer("tau", quantile_midpoints(count, device=None if first is None else first.device))
 
@@ -206,7 +205,7 @@ class ImplicitQuantileNet(nn.Module):
     def __init__(self, body: nn.Module, head: nn.Module, features: int, cosines: int = 64):
         super().__init__()
         self.body, self.head = body, head
-        self.embed = nn.Linear(check_count("cosines", cosines), features)
+        self.embed = nn.Linear(check_count("cosines", cosines, example=64), features)
         self.register_buffer("frequency", math.pi * torch.arange(cosines, dtype=torch.get_default_dtype()), persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:

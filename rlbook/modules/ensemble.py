@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import check_count
 
 
 class Ensemble(nn.ModuleList):
@@ -39,8 +39,7 @@ def ensemble(net: nn.Module | Callable[[], nn.Module], n: int) -> Ensemble:
         >>> ensemble(MLP(1, 4), 2)(torch.zeros(8, 4)).shape
         torch.Size([2, 8, 1])
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ConfigError(explain("n", "a positive integer", repr(n), "Pass for example 2"))
+    check_count("n", n, example=2)
     if not isinstance(net, nn.Module):
         return Ensemble(net() for _ in range(n))
     return Ensemble([net, *(anew(net) for _ in range(n - 1))])

@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook import keys
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import SpecError, check_count, explain
 from rlbook.modules.actor import Reader
 from rlbook.modules.ensemble import Ensemble
 from rlbook.specs import Categorical, OneHot, Spec
@@ -98,8 +98,7 @@ class QuantileQValueHead(QValueHead):
 
     def __init__(self, net: Callable[..., Tensor], quantiles: int, in_keys: Sequence[Key] = (keys.OBSERVATION,)):
         super().__init__(net, in_keys)
-        if isinstance(quantiles, bool) or not isinstance(quantiles, int) or quantiles < 1:
-            raise ConfigError(explain("quantiles", "a positive integer", repr(quantiles), "Pass for example 25"))
+        check_count("quantiles", quantiles, example=25)
         self.quantiles = quantiles
 
     def member(self, index: int) -> QuantileQValueHead:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlbook import keys
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import ConfigError, SpecError, check_count, explain
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
 
@@ -64,8 +64,7 @@ class Recurrent(nn.Module):
         super().__init__()
         sizes = {"out_features": out_features, "in_features": in_features, "hidden_size": hidden_size, "num_layers": num_layers}
         for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ConfigError(explain(name, "a positive integer", repr(size), f"Pass for example {name}=64"))
+            check_count(name, size, example=64)
         self.out_features, self.in_features, self.hidden_size, self.num_layers = sizes.values()
         self.encoder = encoder
         for k in range(num_layers):  # named and laid out as in nn.GRU and nn.LSTM, whose weights so fit

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, MissingKeyError, explain
+from rlbook.errors import ConfigError, MissingKeyError, check_count, explain
 from rlbook.replay.storages import wrap
 from rlbook.replay.trajectories import Trajectories
 from rlbook.typing import Key, Leaves
@@ -50,8 +50,7 @@ class NStep:
     """
 
     def __init__(self, n: int, gamma: float):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ConfigError(explain("n", "a positive integer", repr(n), "Pass for example 3"))
+        check_count("n", n, example=3)
         if not 0 <= gamma <= 1:
             raise ConfigError(explain("gamma", "in [0, 1]", repr(gamma), "Pass for example gamma=0.99"))
         self.n, self.gamma = n, gamma

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.replay.samplers import Sampler
 from rlbook.replay.trajectories import Trajectories
 from rlbook.typing import Leaves
@@ -142,8 +142,7 @@ class SliceSampler(SequenceSampler):
         sampler: Sampler | None = None,
         eta: float = 0.9,
     ):
-        if isinstance(slice_len, bool) or not isinstance(slice_len, int) or slice_len < 1:
-            raise ConfigError(explain("slice_len", "a positive integer", repr(slice_len), "Pass for example 8"))
+        check_count("slice_len", slice_len, example=8)
         if not 0 <= burn_in < slice_len:
             fix = "Lower it, or raise slice_len, which counts the burn-in too"
             raise ConfigError(explain("burn_in", f"in [0, slice_len={slice_len})", repr(burn_in), fix))

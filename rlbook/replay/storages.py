@@ -15,7 +15,7 @@ from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
+from rlbook.errors import ConfigError, MissingKeyError, SpecError, check_count, explain
 from rlbook.typing import DeviceLike, Key, Leaves
 
 Rows = slice | Tensor
@@ -35,8 +35,7 @@ class Storage(ABC):
     """Whether other processes write to the rows too."""
 
     def __init__(self, capacity: int):
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise ConfigError(explain("capacity", "a positive integer", repr(capacity), "Pass for example 100_000"))
+        check_count("capacity", capacity, example=100_000)
         self.capacity = capacity
 
     @abstractmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import ConfigError, SpecError, check_count, explain
 from rlbook.typing import DeviceLike
 
 TreeBackend: TypeAlias = Literal["auto", "numba", "numpy", "torch"]
@@ -63,8 +63,7 @@ class SumTree:
     """
 
     def __init__(self, capacity: int, device: DeviceLike = None, backend: TreeBackend = "auto"):
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise ConfigError(explain("capacity", "a positive integer", repr(capacity), "Pass for example 100_000"))
+        check_count("capacity", capacity, example=100_000)
         self.capacity, self.device = capacity, torch.device(device or "cpu")
         self.backend, self._functions = _choose(backend, self.device)
         starts = _starts(capacity)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rlbook import keys
 from rlbook.distributions import Categorical
-from rlbook.errors import ConfigError, MissingKeyError, NonFiniteError, SpecError, explain
+from rlbook.errors import ConfigError, MissingKeyError, NonFiniteError, SpecError, check_count, explain
 from rlbook.functional.off_policy_evaluation import (
     Contributions,
     bootstrap_interval,
@@ -379,8 +379,7 @@ def _estimate(contributions: Contributions, level: float, interval: IntervalMeth
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ConfigError(explain(name, "a positive integer", repr(count), f"Pass for example {name}=100"))
+        check_count(name, count, example=100)
 
 
 def _check_finite(what: str, x: Tensor, fix: str) -> None:

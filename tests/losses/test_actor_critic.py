@@ -297,7 +297,7 @@ def is_buffer(part: object) -> bool:
         (lambda: REDQLoss(actor(CONTINUOUS), qvalue(3), subset=4), r"subset must be in 1 .. 3, the number of critics; got 4"),
         (lambda: TQCLoss(actor(CONTINUOUS), qvalue(2)), "must be a QuantileQValueHead; got QValueHead. make_qvalue"),
         (lambda: TQCLoss(actor(CONTINUOUS), quantile_critics(), drop=4), r"drop must be an integer in 0 .. 3; got 4"),
-        (lambda: MPOLoss(actor(CONTINUOUS), qvalue(), samples=1), "samples must be an integer, at least 2; got 1"),
+        (lambda: MPOLoss(actor(CONTINUOUS), qvalue(), samples=1), "samples must be an integer of at least 2; got 1"),
         (lambda: MPOLoss(actor(CONTINUOUS), qvalue(), epsilon=0.0), "epsilon must be positive; got 0.0"),
         (
             lambda: MPOLoss(deterministic(), qvalue())(transitions(CONTINUOUS)),

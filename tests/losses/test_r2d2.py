@@ -148,7 +148,7 @@ def test_a_compiled_update_equals_an_eager_one():
     [
         (lambda: R2D2Loss(QValueActor(MLP(2, 3), Categorical(2))), "qvalue must be a QValueActor with a recurrent network"),
         (lambda: loss_of(burn_in=-1), "burn_in must be an integer of at least 0; got -1"),
-        (lambda: R2D2Loss(QValueActor(GRU(2, 3), Categorical(2)), n=0), "n must be an integer of at least 1; got 0"),
+        (lambda: R2D2Loss(QValueActor(GRU(2, 3), Categorical(2)), n=0), "n must be a positive integer; got 0"),
         (lambda: loss_of(burn_in=9)(batch_of()), r"steps must be in \[0, 9\); got 9"),
     ],
 )
