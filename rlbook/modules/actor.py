@@ -13,6 +13,7 @@ from torch.func import functional_call
 from rlbook import keys
 from rlbook.distributions import Delta, Distribution, for_spec
 from rlbook.errors import MissingKeyError, SpecError, explain
+from rlbook.modules.ensemble import Ensemble
 from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, state_before
 from rlbook.specs import Bounded, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
@@ -37,6 +38,11 @@ class Reader(nn.Module):
         if isinstance(net, Recurrent):
             self.state_key = (keys.RECURRENT, self.role)
             self.in_keys = (*self.in_keys, self.state_key, NEXT_DONE)
+
+    @property
+    def num_members(self) -> int:
+        """How many networks there are; 1 for one that is no ensemble."""
+        return len(self.net) if isinstance(self.net, Ensemble) else 1
 
     def read(self, data: TensorDictBase | Mapping[Key, Tensor], *extra: Tensor, frozen: bool = False) -> Tensor:
         """Apply the network to its entries, and to further inputs after them.

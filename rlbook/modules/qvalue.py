@@ -41,11 +41,6 @@ class QValueHead(Reader):
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key] = (keys.OBSERVATION,)):
         super().__init__(net, in_keys)
 
-    @property
-    def num_members(self) -> int:
-        """How many critics there are; 1 for a network that is no ensemble."""
-        return len(self.net) if isinstance(self.net, Ensemble) else 1
-
     def member(self, index: int) -> QValueHead:
         """Return a head of one critic alone, with the same weights; of a network that is no ensemble this one."""
         return QValueHead(self.net[index], self.obs_keys) if isinstance(self.net, Ensemble) else self
@@ -159,11 +154,6 @@ class QValueActor(Reader):
             fix = "For continuous actions use Actor and QValueHead (DDPG, TD3, SAC)"
             raise SpecError(explain("The action spec of a QValueActor", "Categorical with shape () or OneHot", repr(spec), fix))
         self.spec: Categorical | OneHot = spec
-
-    @property
-    def num_members(self) -> int:
-        """How many critics there are; 1 for a network that is no ensemble."""
-        return len(self.net) if isinstance(self.net, Ensemble) else 1
 
     @property
     def out_keys(self) -> tuple[Key, ...]:
