@@ -142,7 +142,7 @@ class TanhNormal(Distribution):
         self.normal = DiagNormal(loc, log_std, event_ndim)
         self.bounds: tuple[Tensor, Tensor] | None = None  # (-1, 1), where tanh alone will do
         if isinstance(low, Tensor) or isinstance(high, Tensor) or (low, high) != (-1.0, 1.0):
-            self.bounds = _as_bound(low, loc), _as_bound(high, loc)
+            self.bounds = as_bound(low, loc), as_bound(high, loc)
 
     @property
     @override
@@ -253,5 +253,8 @@ def _loc_and_log_std(params: Tensor, event_shape: torch.Size) -> tuple[Tensor, T
     return as_event(loc, event_shape), as_event(log_std, event_shape).clamp(*LOG_STD_RANGE)
 
 
-def _as_bound(bound: float | Tensor, like: Tensor) -> Tensor:
-    return bound if isinstance(bound, Tensor) else torch.as_tensor(bound, dtype=like.dtype, device=like.device)
+def as_bound(bound: float | Tensor, like: Tensor) -> Tensor:
+    """Return a bound as a tensor, at least as precise as ``like``."""
+    if not isinstance(bound, Tensor):
+        return torch.as_tensor(bound, dtype=like.dtype, device=like.device)
+    return bound.to(torch.promote_types(bound.dtype, like.dtype))

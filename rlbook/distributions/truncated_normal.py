@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from rlbook import specs
 from rlbook.distributions.base import Distribution, as_event, check_value, sum_event
-from rlbook.distributions.normal import LOG_STD_RANGE
+from rlbook.distributions.normal import LOG_STD_RANGE, as_bound
 from rlbook.typing import DeviceLike, Shape
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -83,7 +83,7 @@ class TruncatedNormal(Distribution):
         cls._no_mask(mask)
         cls._check_params(params, spec)
         loc, log_std = (as_event(x, spec.event_shape) for x in params.chunk(2, -1))
-        low, high = spec.low, spec.high  # type: ignore[attr-defined]
+        low, high = (as_bound(bound, loc) for bound in (spec.low, spec.high))  # type: ignore[attr-defined]
         loc = torch.lerp(low, high, torch.sigmoid(2 * loc))
         return cls(loc, log_std.clamp(*LOG_STD_RANGE) + ((high - low) / 2).log(), low, high, len(spec.event_shape))
 

@@ -109,3 +109,9 @@ def test_a_network_chooses_mode_and_spread_in_units_of_the_range():
         TruncatedNormal.from_params(torch.tensor([0.0, 0.0, -100.0, 100.0]), spec).std,
         torch.tensor([5 * math.exp(-20), math.exp(2)]),
     )
+
+
+def test_float64_parameters_keep_their_precision() -> None:
+    spec = Bounded(-2.0, 2.0, shape=(1,))
+    dist = TruncatedNormal.from_params(torch.zeros(3, 2, dtype=torch.float64), spec)
+    assert dist.sample().dtype == dist.mean.dtype == torch.float64

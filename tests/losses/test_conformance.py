@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_a_part_is_what_it_is_in_the_whole(case: Case):
         part = loss(batch, noise, {term})
         assert_close(part[term], whole[term])
         assert_close(gradients(loss, part[term]), gradients(loss, whole[term]))
+
+
+@each
+def test_double_precision_gives_the_same_but_for_rounding(case: Case):
+    loss, batch = case.make(), case.batch()
+    noise, other = loss.prepare(batch), deepcopy(loss).double()
+    single = loss(batch, noise)
+    wide = {name: x.double() if x.is_floating_point() else x for name, x in noise.items()}
+    double = other(batch.apply(lambda x: x.double() if x.is_floating_point() else x), wide)
+    assert double["loss"].dtype == torch.float64
+    assert_close(double["loss"].float(), single["loss"], rtol=1e-3, atol=1e-4)
 
 
 @each
