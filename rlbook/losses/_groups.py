@@ -104,7 +104,7 @@ def without_tiny_(x: Tensor) -> Tensor:
     """Set numbers to zero that are too small to matter, in place.
 
     The mean of the gradients of a unit that died halves every 7 steps, until it is subnormal; with such numbers a CPU computes
-    a hundred times slower.
+    some thirty times slower.
     """
     return x.masked_fill_(x.abs() < TINY, 0.0)
 
