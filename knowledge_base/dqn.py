@@ -187,7 +187,12 @@ assert abs(promised - received) < 0.25
 #
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
-# | [dqn_cartpole](../benchmarks/scores/README.md#dqn_cartpole) | CartPole-v1 | 50,000 | 5 | 325.1 [277.4, 368.9] | 500.0 [489.9, 500.0] |
+# | [dqn_cartpole](../benchmarks/scores/README.md#dqn_cartpole) | CartPole-v1 | 50,000 | 10 | 324.0 [267.9, 362.9] | 500.0 [458.2, 500.0] |
+# | [qrdqn_cartpole](../benchmarks/scores/README.md#qrdqn_cartpole) | CartPole-v1 | 50,000 | 1 | 337.9 | 424.0 |
+# | [c51_cartpole](../benchmarks/scores/README.md#c51_cartpole) | CartPole-v1 | 100,000 | 1 | 500.0 | 500.0 |
+# | [dqn_acrobot](../benchmarks/scores/README.md#dqn_acrobot) | Acrobot-v1 | 100,000 | 1 | -92.85 | -86.80 |
+# | [dqn_lunarlander](../benchmarks/scores/README.md#dqn_lunarlander) | LunarLander-v3 | 100,000 | 1 | 237.5 | 243.2 |
+# | [dqn_catch](../benchmarks/scores/README.md#dqn_catch) | Catch | 50,000 | 1 | 0.94 | 1.00 |
 #
 # ## More
 #

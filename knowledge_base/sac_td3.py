@@ -149,6 +149,8 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 # | --- | --- | ---: | ---: | ---: | ---: |
 # | [ddpg_pendulum](../benchmarks/scores/README.md#ddpg_pendulum) | Pendulum-v1 | 20,000 | 1 | -175.5 | -138.4 |
 # | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 1 | -160.8 | -136.8 |
+# | [sac_pendulum](../benchmarks/scores/README.md#sac_pendulum) | Pendulum-v1 | 20,000 | 1 | -136.2 | -135.9 |
+# | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 1 | -169.8 | -135.4 |
 # | [ddpg_lqr](../benchmarks/scores/README.md#ddpg_lqr) | LQR | 20,000 | 1 | -1.66 | -1.37 |
 # | [sac_lqr](../benchmarks/scores/README.md#sac_lqr) | LQR | 20,000 | 1 | -0.52 | -0.47 |
 #

@@ -103,6 +103,7 @@ ALL = [
         "dqn",
         "CartPole-v1",
         50_000,
+        seeds=10,
         published=(
             zoo("500.000 ± 0.000", "50k"),
             cleanrl("dqn.py", "488.69 ± 16.11", DQN_TABLE, ", 500k steps"),
