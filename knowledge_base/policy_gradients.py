@@ -172,6 +172,7 @@ assert scatter["returns"] > 1.15 * scatter["returns minus values"]
 # | [a2c_cartpole](../benchmarks/scores/README.md#a2c_cartpole) | CartPole-v1 | 500,000 | 1 | 500.0 | 500.0 |
 # | [ppo_cartpole](../benchmarks/scores/README.md#ppo_cartpole) | CartPole-v1 | 100,000 | 5 | 500.0 [500.0, 500.0] | 500.0 [500.0, 500.0] |
 # | [ppo_acrobot](../benchmarks/scores/README.md#ppo_acrobot) | Acrobot-v1 | 500,000 | 1 | -81.35 | -83.33 |
+# | [ppo_lunarlander](../benchmarks/scores/README.md#ppo_lunarlander) | LunarLander-v3 | 1,000,000 | 1 | 171.7 | 247.9 |
 # | [ppo_catch](../benchmarks/scores/README.md#ppo_catch) | Catch | 100,000 | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |
 #
 # ## More
