@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.estimators import GAE, Estimator
 from rlbook.functional import explained_variance
 from rlbook.losses import A2CLoss, compile_update
@@ -78,7 +77,7 @@ class A2C(Recipe):
 
     def __init__(self, config: A2CConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
         self.actor = make_actor(self.env, num_cells=config.num_cells)

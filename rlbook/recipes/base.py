@@ -6,15 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
 from rlbook.collectors import Collector
 from rlbook.envs import Env
 from rlbook.envs.make import make_env
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.seeding import seed_everything
+from rlbook.specs import Bounded, Categorical, OneHot, Unbounded
 from rlbook.trainers.checkpoint import load_checkpoint, parts_of, random_state, save_checkpoint, set_random_state
 from rlbook.trainers.evaluate import EpisodeScore, evaluate
 from rlbook.transforms import Compose, RewardNorm, RewardSum, TransformedEnv, VecNorm
@@ -41,6 +42,8 @@ class Recipe(ABC):
         episodes: takes each rollout, returns the mean return of the last 100 training episodes.
     """
 
+    actions: ClassVar[Literal["any", "discrete", "continuous"]] = "any"
+    """What actions it can choose."""
     env: Any
     actor: Any
     qvalue: Any
@@ -50,6 +53,25 @@ class Recipe(ABC):
         seed_everything(config.seed)
         self.config = config
         self.episodes = EpisodeScore()
+
+    def make_env(self) -> Env:
+        """Return the environments to collect from, seeded.
+
+        Raises:
+            SpecError: their actions are none that the recipe can choose.
+        """
+        config, wanted = self.config, self.actions
+        env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        spec = env.action_spec
+        continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
+        fits = {"any": True, "discrete": isinstance(spec, Categorical | OneHot), "continuous": continuous}
+        if not fits[wanted]:
+            from rlbook.recipes import RECIPES
+
+            able = [name for name, (recipe, _) in RECIPES.items() if fits[recipe.actions]]
+            what, fix = f"The actions of {config.env!r}", f"Pick another environment, or one of {', '.join(able)}"
+            raise SpecError(explain(what, f"{wanted} for {type(self).__name__}", repr(spec), fix))
+        return env
 
     @abstractmethod
     def train(self) -> Iterator[dict[str, float]]:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.losses import DDPGLoss, SoftUpdate, compile_update
 from rlbook.modules import AdditiveGaussian, RandomWarmup, make_actor, make_qvalue
 from rlbook.recipes.base import Recipe
@@ -80,11 +79,12 @@ class DDPG(Recipe):
         300
     """
 
+    actions = "continuous"
     config: Any
 
     def __init__(self, config: DDPGConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         self.loss_fn = self.make_loss()
         self.actor = self.loss_fn.actor
         rates = {self.actor: config.lr, self.loss_fn.qvalue: config.lr_value}

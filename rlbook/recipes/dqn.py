@@ -10,7 +10,6 @@ import torch
 
 from rlbook import keys
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
 from rlbook.losses.base import next_of, unique
 from rlbook.modules import EpsilonGreedy, Schedule, make_qvalue
@@ -84,11 +83,12 @@ class DQN(Recipe):
         1280
     """
 
+    actions = "discrete"
     config: Any
 
     def __init__(self, config: DQNConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         self.loss_fn = self.make_loss()
         self.optimizer = torch.optim.Adam(self.loss_fn.qvalue.parameters(), lr=config.lr)
         self.target = HardUpdate(self.loss_fn, every=config.target_every)

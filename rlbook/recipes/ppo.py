@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDictBase
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.estimators import GAE
 from rlbook.functional import explained_variance
 from rlbook.losses import PPOLoss, compile_update
@@ -87,7 +86,7 @@ class PPO(Recipe):
 
     def __init__(self, config: PPOConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
         self.actor, self.value = self.make_modules()

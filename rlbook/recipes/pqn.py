@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.estimators import QLambda
 from rlbook.losses import PQNLoss, compile_update
 from rlbook.modules import EpsilonGreedy, make_qvalue
@@ -73,9 +72,11 @@ class PQN(Recipe):
         1024
     """
 
+    actions = "discrete"
+
     def __init__(self, config: PQNConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         self.qvalue = make_qvalue(self.env, num_cells=config.num_cells, norm=nn.LayerNorm)
         self.loss_fn = PQNLoss(self.qvalue)
         self.optimizer = torch.optim.Adam(self.loss_fn.parameters(), lr=config.lr)

@@ -10,7 +10,6 @@ import torch
 from tensordict import TensorDictBase
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.losses import ReinforceLoss, compile_update
 from rlbook.modules import make_actor, make_value
 from rlbook.recipes.base import Recipe, normalized
@@ -73,7 +72,7 @@ class Reinforce(Recipe):
 
     def __init__(self, config: ReinforceConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
         self.actor = make_actor(self.env, num_cells=config.num_cells)

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.losses import SACLoss, SoftUpdate, compile_update
 from rlbook.modules import RandomWarmup, make_actor, make_qvalue
 from rlbook.recipes.base import Recipe
@@ -82,12 +81,13 @@ class SAC(Recipe):
         300
     """
 
+    actions = "continuous"
     config: Any
     loss_fn: Any
 
     def __init__(self, config: Any):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         self.loss_fn = self.make_loss()
         self.actor = self.loss_fn.actor
         self.optimizer = self.make_optimizer()

@@ -38,6 +38,8 @@ class SACDiscrete(SAC):
         300
     """
 
+    actions = "discrete"
+
     def make_loss(self) -> DiscreteSACLoss:
         """Return the loss, which holds actor and critics."""
         config, cells = self.config, self.config.num_cells

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from rlbook.collectors import Collector
-from rlbook.envs.make import make_env
 from rlbook.estimators import GAE
 from rlbook.functional import explained_variance
 from rlbook.losses import TRPOLoss, TRPOUpdate
@@ -77,7 +76,7 @@ class TRPO(Recipe):
 
     def __init__(self, config: TRPOConfig):
         super().__init__(config)
-        self.env = make_env(config.env, config.num_envs, seed=config.seed, device=config.device)
+        self.env = self.make_env()
         if config.normalize:
             self.env = normalized(self.env, config.gamma)
         self.actor = make_actor(self.env, num_cells=config.num_cells)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlbook.errors import SpecError
 from rlbook.recipes import RECIPES
 
 NATIVE = {"CartPole-v1": "CartPole"}
@@ -102,3 +103,16 @@ def test_a_recipe_is_short(name):
     recipe: Any = RECIPES[name][0]
     module: Any = inspect.getmodule(recipe)
     assert len(inspect.getsource(module).splitlines()) <= 150
+
+
+@each
+def test_actions_that_do_not_fit_are_explained_and_others_are_taken(name):
+    kind = RECIPES[name][0].actions
+    for env, other in (("CartPole", "continuous"), ("Pendulum", "discrete")):
+        if kind != other:
+            small(name, env=env)
+            continue
+        want = rf"The actions of '{env}' must be {other} for {RECIPES[name][0].__name__}; got .* or one of ppo, "
+        with pytest.raises(SpecError, match=want) as raised:
+            small(name, env=env)
+        assert name not in str(raised.value).split("one of ")[1].rstrip(".").split(", ")
