@@ -79,8 +79,7 @@ def test_learns_cartpole(name):
 @pytest.mark.parametrize("name", ["reinforce", "a2c", "impala", "ppo", "trpo"])
 def test_time_outs_that_are_taken_for_endings_are_found_out(name, monkeypatch):
     """A reward of 1 for ever is worth 10; told that it ends after 5 steps, a value learns what is left of them: 1 to 4.1."""
-    home = "a2c" if name == "impala" else name
-    monkeypatch.setattr(f"rlbook.recipes.{home}.make_env", lambda *args, **kwargs: Constant(8, limit=5, terminates=True))
+    monkeypatch.setattr("rlbook.recipes.base.make_env", lambda *args, **kwargs: Constant(8, limit=5, terminates=True))
     agent = agent_of(name, "Constant")
     for _ in agent.train():
         pass
