@@ -68,6 +68,7 @@ class Recipe(ABC):
         if not fits[wanted]:
             from rlbook.recipes import RECIPES
 
+            env.close()
             able = [name for name, (recipe, _) in RECIPES.items() if fits[recipe.actions]]
             what, fix = f"The actions of {config.env!r}", f"Pick another environment, or one of {', '.join(able)}"
             raise SpecError(explain(what, f"{wanted} for {type(self).__name__}", repr(spec), fix))
