@@ -202,8 +202,8 @@ assert reach(beginning(1))[20] > 5 * reach(beginning(0))[20] > 25 * reach(beginn
 #
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
-# | [recurrent_ppo_tmaze](../benchmarks/scores/README.md#recurrent_ppo_tmaze) | TMaze | 61,440 | 1 | 3.96 | 4.00 |
-# | [r2d2_tmaze](../benchmarks/scores/README.md#r2d2_tmaze) | TMaze | 100,000 | 1 | 3.67 | 3.83 |
+# | [recurrent_ppo_tmaze](../benchmarks/scores/README.md#recurrent_ppo_tmaze) | TMaze | 61,440 | 3 | 3.96 [3.96, 3.97] | 4.00 [4.00, 4.00] |
+# | [r2d2_tmaze](../benchmarks/scores/README.md#r2d2_tmaze) | TMaze | 100,000 | 3 | 3.83 [3.67, 3.93] | 3.92 [3.83, 4.00] |
 #
 # ## More
 #

@@ -148,7 +148,7 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
 # | [ddpg_pendulum](../benchmarks/scores/README.md#ddpg_pendulum) | Pendulum-v1 | 20,000 | 1 | -175.5 | -138.4 |
-# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 1 | -160.8 | -136.8 |
+# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 2 | -168.0 [-175.2, -160.8] | -136.8 [-136.9, -136.8] |
 # | [sac_pendulum](../benchmarks/scores/README.md#sac_pendulum) | Pendulum-v1 | 20,000 | 1 | -136.2 | -135.9 |
 # | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 1 | -169.8 | -135.4 |
 # | [ddpg_lqr](../benchmarks/scores/README.md#ddpg_lqr) | LQR | 20,000 | 1 | -1.66 | -1.37 |
