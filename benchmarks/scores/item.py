@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 
@@ -29,6 +29,7 @@ class Item:
     env: str
     frames: int
     seeds: int = 5
+    _: KW_ONLY
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the defaults of the recipe's config."""
     window: int = 100

@@ -80,7 +80,7 @@ def mujoco(name: str, recipe: str, frames: int, seeds: int, *published: Publishe
     """A MuJoCo item; with few frames, fewer episodes make the final return."""
     window = 100 if frames >= 1_000_000 else 10
     env = {"halfcheetah": "HalfCheetah-v5", "hopper": "Hopper-v5", "walker2d": "Walker2d-v5"}[name]
-    return Item(f"{recipe}_{name}", recipe, env, frames, seeds, settings, window, published)
+    return Item(f"{recipe}_{name}", recipe, env, frames, seeds, settings=settings, window=window, published=published)
 
 
 ALL = [

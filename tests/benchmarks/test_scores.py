@@ -235,6 +235,7 @@ def test_every_item_fits_its_recipe(item):
         config = RECIPES[item.recipe][1](**item.config(0))
         assert (config.env, config.total_frames) == (item.env, item.frames)
     assert 1 <= item.window <= 100
+    assert item.compile in (True, False)
     assert all(entry.source and any(c.isdigit() for c in entry.score) for entry in item.published)
 
 
