@@ -61,8 +61,8 @@ class ImageNet(nn.Module):
         if image.ndim < 3:
             fix = "Add the channel: image.unsqueeze(-3)"
             raise SpecError(explain("An image", "of shape [*, C, H, W]", f"{list(image.shape)}", fix))
-        if self._gain is not None and self._lazy():  # sizes are unknown until now: find them, then initialise
-            self._features(image)
+        if self._gain is not None and not torch.compiler.is_compiling() and self._lazy():
+            self._features(image)  # the sizes are unknown until now: find them, then initialise
             self.reset_parameters()
         return self._features(image)
 

@@ -89,7 +89,14 @@ def test_members_of_an_ensemble_differ():
     assert (out[0] != out[1]).all()
 
 
-@pytest.mark.parametrize("make", [lambda: ConvNet.minatar(8, (2, 10, 10)), lambda: ImpalaNet(8, (2, 10, 10), [4])])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvNet.minatar(8, (2, 10, 10)),
+        lambda: ImpalaNet(8, (2, 10, 10), [4]),
+        lambda: ConvNet(8, (2, 10, 10), [4], [3], [1], orthogonal=2**0.5),  # which asks whether it has sizes yet
+    ],
+)
 def test_compiles_to_one_graph(make):
     net, x = make(), torch.rand(3, 2, 10, 10)
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
