@@ -174,6 +174,7 @@ assert scatter["returns"] > 1.15 * scatter["returns minus values"]
 # | [ppo_acrobot](../benchmarks/scores/README.md#ppo_acrobot) | Acrobot-v1 | 500,000 | 1 | -81.35 | -83.33 |
 # | [ppo_lunarlander](../benchmarks/scores/README.md#ppo_lunarlander) | LunarLander-v3 | 1,000,000 | 1 | 171.7 | 247.9 |
 # | [ppo_catch](../benchmarks/scores/README.md#ppo_catch) | Catch | 100,000 | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |
+# | [ppo_breakout](../benchmarks/scores/README.md#ppo_breakout) | Breakout | 1,000,000 | 1 | 18.51 | 21.29 |
 # | [ppo_halfcheetah](../benchmarks/scores/README.md#ppo_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 4,116 | 5,514 |
 #
 # ## More

@@ -147,10 +147,10 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 #
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
-# | [ddpg_pendulum](../benchmarks/scores/README.md#ddpg_pendulum) | Pendulum-v1 | 20,000 | 1 | -175.5 | -138.4 |
-# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 2 | -168.0 [-175.2, -160.8] | -136.8 [-136.9, -136.8] |
-# | [sac_pendulum](../benchmarks/scores/README.md#sac_pendulum) | Pendulum-v1 | 20,000 | 1 | -136.2 | -135.9 |
-# | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 1 | -169.8 | -135.4 |
+# | [ddpg_pendulum](../benchmarks/scores/README.md#ddpg_pendulum) | Pendulum-v1 | 20,000 | 2 | -179.4 [-183.3, -175.5] | -139.2 [-139.9, -138.4] |
+# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 3 | -175.1 [-189.3, -160.8] | -137.6 [-139.2, -136.8] |
+# | [sac_pendulum](../benchmarks/scores/README.md#sac_pendulum) | Pendulum-v1 | 20,000 | 2 | -154.0 [-171.8, -136.2] | -141.5 [-147.1, -135.9] |
+# | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 2 | -170.2 [-170.6, -169.8] | -137.1 [-138.7, -135.4] |
 # | [ddpg_lqr](../benchmarks/scores/README.md#ddpg_lqr) | LQR | 20,000 | 1 | -1.66 | -1.37 |
 # | [sac_lqr](../benchmarks/scores/README.md#sac_lqr) | LQR | 20,000 | 1 | -0.52 | -0.47 |
 #
