@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,11 +136,15 @@ class DQN(Recipe):
                 return
 
     def learn(self) -> dict[str, float]:
-        """Take the gradient steps of a round; return the metrics of the last one.
-
-        The rows of all of them are drawn at once, which is faster than one by one, and the same: a round changes no row.
-        """
-        size = self.config.batch_size
-        for batch in self.buffer.sample(self.config.updates * size).split(size):
-            metrics = self.update(batch)
+        """Take the gradient steps of a round; return the metrics of the last one."""
+        for batch in self.batches():
+            metrics = self.step(batch)
         return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+
+    def batches(self) -> Iterable[Any]:
+        """Return the samples of a round, drawn at once, which is faster than one by one, and the same: a round changes no row."""
+        return self.buffer.sample(self.config.updates * self.config.batch_size).split(self.config.batch_size)
+
+    def step(self, batch: Any) -> Any:
+        """Take a gradient step; return its metrics."""
+        return self.update(batch)

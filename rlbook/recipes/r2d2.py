@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from rlbook.losses import R2D2Loss
 from rlbook.modules import make_qvalue
@@ -83,11 +85,13 @@ class R2D2(DQN):
         sampler = SliceSampler(config.sequence_len, burn_in=config.burn_in, pad=True, sampler=starts)
         return ReplayBuffer(config.buffer_size, sampler=sampler, batch_size=config.batch_size, device=config.device)
 
-    def learn(self) -> dict[str, float]:
-        """Take the gradient steps of a round; return the metrics of the last one."""
-        for _ in range(self.config.updates):
-            batch = self.buffer.sample()
-            metrics = self.update(batch)
-            if self.config.prioritized:
-                self.buffer.update_priority(batch["index"], metrics["td_error"])
-        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+    def batches(self) -> Iterator[Any]:
+        """Yield the samples of a round, each by the priorities that the last one has set."""
+        return (self.buffer.sample() for _ in range(self.config.updates))
+
+    def step(self, batch: Any) -> Any:
+        """Take a gradient step; return its metrics."""
+        metrics = self.update(batch)
+        if self.config.prioritized:
+            self.buffer.update_priority(batch["index"], metrics["td_error"])
+        return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,11 +58,17 @@ class Rainbow(C51):
         return NoisyExploration(self.loss_fn.qvalue)
 
     def learn(self) -> dict[str, float]:
-        """Take the gradient steps of a round, each of which sets the priorities of its rows; return the last one's metrics."""
+        """Take the gradient steps of a round, each of which sets the priorities of its rows."""
         sampler: Any = self.buffer.sampler
         sampler.beta = Schedule(self.config.beta, 1.0, self.config.beta_frames)(float(self.frames))
-        for _ in range(self.config.updates):
-            batch = self.buffer.sample()
-            metrics = self.update(batch)
-            self.buffer.update_priority(batch["index"], metrics["td_error"])
-        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+        return super().learn()
+
+    def batches(self) -> Iterator[Any]:
+        """Yield the samples of a round, each by the priorities that the last one has set."""
+        return (self.buffer.sample() for _ in range(self.config.updates))
+
+    def step(self, batch: Any) -> Any:
+        """Take a gradient step; return its metrics."""
+        metrics = self.update(batch)
+        self.buffer.update_priority(batch["index"], metrics["td_error"])
+        return metrics
