@@ -47,12 +47,12 @@ class CrossQ(SAC):
         layers = {"activation": nn.ReLU, "norm": BatchRenorm, "norm_after": True, "norm_input": True}
         actor = make_actor(self.env, num_cells=config.num_cells, std="state", orthogonal=False, **layers)
         qvalue = make_qvalue(self.env, num_cells=config.critic_cells, members=2, **layers)
-        return CrossQLoss(actor, qvalue, gamma=config.gamma, alpha=config.alpha, learn_alpha=config.learn_alpha)
+        return CrossQLoss(actor, qvalue, **self.loss_settings())
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """Return the optimizer, with less momentum."""
+        """Return the optimizer; actor and critics have less momentum, the temperature has Adam's own."""
         optimizer = super().make_optimizer()
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups[:2]:
             group["betas"] = (self.config.beta1, 0.999)
         return optimizer
 

@@ -14,7 +14,10 @@ from rlbook.recipes.sac import SAC, SACConfig
 
 @dataclass
 class REDQConfig(SACConfig):
-    """Settings of :class:`REDQ`. The defaults are those of Chen et al. 2021, appendix B, but for ``learning_starts``."""
+    """Settings of :class:`REDQ`. The defaults are those of Chen et al. 2021, appendix B, but for ``learning_starts``.
+
+    Their ``target_entropy`` is set for each body (-1 for Hopper, -3 for HalfCheetah and Walker2d), as in MBPO.
+    """
 
     total_frames: int = 5000
     """Environment steps in all."""
@@ -48,8 +51,7 @@ class REDQ(SAC):
         """Return the loss, which holds actor and critics."""
         config, cells = self.config, self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, std="state", orthogonal=False)
-        settings = {"gamma": config.gamma, "alpha": config.alpha, "learn_alpha": config.learn_alpha}
-        return REDQLoss(actor, self.make_critics(), subset=config.subset, **settings)
+        return REDQLoss(actor, self.make_critics(), subset=config.subset, **self.loss_settings())
 
     def make_critics(self) -> Any:
         """Return the ensemble."""

@@ -53,7 +53,9 @@ class SACConfig:
     alpha: float = 1.0
     """Temperature at the start."""
     learn_alpha: bool = True
-    """Adapt the temperature until the entropy is minus the number of action dimensions."""
+    """Adapt the temperature until the entropy is ``target_entropy``."""
+    target_entropy: float | None = None
+    """Entropy of the policy, in nats, that the temperature aims at; None is minus the number of action dimensions."""
     num_cells: tuple[int, ...] = (256, 256)
     """Units of the hidden layers, of actor and critics alike."""
     log_every: int = 1000
@@ -103,10 +105,16 @@ class SAC(Recipe):
 
     def make_loss(self) -> Any:
         """Return the loss, which holds actor and critics."""
-        config, cells = self.config, self.config.num_cells
+        cells = self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, std="state", orthogonal=False)
         qvalue = make_qvalue(self.env, num_cells=cells, members=2)
-        return SACLoss(actor, qvalue, gamma=config.gamma, alpha=config.alpha, learn_alpha=config.learn_alpha)
+        return SACLoss(actor, qvalue, **self.loss_settings())
+
+    def loss_settings(self) -> dict[str, Any]:
+        """Return what every soft actor-critic's loss is told."""
+        config = self.config
+        target = "auto" if config.target_entropy is None else config.target_entropy
+        return {"gamma": config.gamma, "alpha": config.alpha, "learn_alpha": config.learn_alpha, "target_entropy": target}
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer: actor, critics and temperature have learning rates of their own."""

@@ -20,8 +20,10 @@ class SACDiscreteConfig(SACConfig):
     """Environment: a Gymnasium id or the name of a native class; its actions are one choice of several."""
     lr: float = 1e-3
     """Learning rate of the actor."""
+    target_entropy: float | None = None
+    """Entropy of the policy, in nats, that the temperature aims at; None is a share of that of uniform actions."""
     entropy_share: float = 0.3
-    """The entropy wanted, as a share of that of uniform actions (0.98 in the paper: hardly better than chance on two actions)."""
+    """That share (0.98 in the paper: hardly better than chance on two actions)."""
 
 
 class SACDiscrete(SAC):
@@ -45,6 +47,7 @@ class SACDiscrete(SAC):
         config, cells = self.config, self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, orthogonal=False)
         qvalue = make_qvalue(self.env, num_cells=cells, members=2)
-        entropy = config.entropy_share * math.log(qvalue.spec.n)
-        settings = {"gamma": config.gamma, "alpha": config.alpha, "learn_alpha": config.learn_alpha}
-        return DiscreteSACLoss(actor, qvalue, target_entropy=entropy, **settings)
+        settings = self.loss_settings()
+        if config.target_entropy is None:
+            settings["target_entropy"] = config.entropy_share * math.log(qvalue.spec.n)
+        return DiscreteSACLoss(actor, qvalue, **settings)

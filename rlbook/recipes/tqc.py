@@ -44,5 +44,4 @@ class TQC(SAC):
         config, cells = self.config, self.config.num_cells
         actor = make_actor(self.env, num_cells=cells, activation=nn.ReLU, std="state", orthogonal=False)
         qvalue = make_qvalue(self.env, num_cells=cells, members=config.members, quantiles=config.quantiles)
-        settings = {"gamma": config.gamma, "alpha": config.alpha, "learn_alpha": config.learn_alpha}
-        return TQCLoss(actor, qvalue, drop=config.drop, **settings)
+        return TQCLoss(actor, qvalue, drop=config.drop, **self.loss_settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -114,12 +115,16 @@ def test_settings_reach_the_parts():
     assert {layer.p for layer in agent.loss_fn.qvalue.modules() if isinstance(layer, Dropout)} == {0.25}
     agent = agent_of("crossq", "Pendulum", critic_cells=(16,))
     assert agent.target is None
-    assert {group["betas"] for group in agent.optimizer.param_groups} == {(0.5, 0.999)}
+    assert [group["betas"] for group in agent.optimizer.param_groups] == [(0.5, 0.999), (0.5, 0.999), (0.9, 0.999)]
     assert any(isinstance(layer, BatchRenorm) for layer in agent.actor.modules())
     agent = agent_of("tqc", "Pendulum", members=3, quantiles=7, drop=1)
     assert (agent.loss_fn.qvalue.num_members, agent.loss_fn.qvalue.quantiles, agent.loss_fn.drop) == (3, 7, 1)
     agent = agent_of("sac", "Pendulum", learn_alpha=False, alpha=0.5)
     assert len(agent.optimizer.param_groups) == 2
+    for name in ("sac", "redq", "droq", "crossq", "tqc"):
+        assert [agent_of(name, "Pendulum", **at).loss_fn.target_entropy for at in ({}, {"target_entropy": -3.0})] == [-1, -3]
+    assert agent_of("sac_discrete", "CartPole", target_entropy=0.25).loss_fn.target_entropy == 0.25
+    assert agent_of("sac_discrete", "CartPole").loss_fn.target_entropy == pytest.approx(0.3 * math.log(2))
     agent = agent_of("mpo", "Pendulum", samples=7, epsilon=0.25, epsilon_mean=0.125, epsilon_std=0.0625, target_every=9)
     loss_fn = agent.loss_fn
     assert (loss_fn.samples, loss_fn.epsilon, loss_fn.epsilon_mean, loss_fn.epsilon_std) == (7, 0.25, 0.125, 0.0625)
