@@ -79,9 +79,10 @@ for name in RUNS:
     print(f"{name:28}" + "".join(f"{median(name, curve):18.4f}" for curve in CURVES) + f"{greedy[name]:18.2f}")
 
 # %% [markdown]
-# What healthy curves do: `q_mean` stays in the grey band and ends near the discounted return of the policy, the loss is noisy,
-# stays high while values are on their way back from the end of the episode, and falls later, and the return follows
-# epsilon. **A falling loss alone says nothing**: with `gamma = 0` it is the smallest of all.
+# What healthy curves do: `q_mean`, the mean value of the steps in the buffer, stays in the grey band and ends between 0 and 1. It is about
+# the *greedy* policy, so it rises as well where epsilon stays 1 and the return does not show it. The loss is noisy,
+# stays high while values are on their way back from the end of the episode, and falls later. The return rises as epsilon
+# falls (until frame 3072). **A falling loss alone says nothing**: with `gamma = 0` it is the smallest of all.
 
 # %% [markdown]
 # ## Causes, most likely first, and the test that tells them apart
@@ -89,7 +90,7 @@ for name in RUNS:
 # | cause | the test | the fix |
 # |---|---|---|
 # | Exploration hides what was learnt: epsilon is still high | the *greedy* return (`agent.evaluate()`) is far above `episode_reward` | nothing is wrong; let epsilon fall sooner (`eps_frames`), and report greedy returns |
-# | The learning rate is too large | `loss_value` stays an order of magnitude above that of a healthy run, `q_mean` jumps | lower `lr` by tens; keep the Huber loss and `max_grad_norm` |
+# | The learning rate is too large | `loss_value` stays an order of magnitude above that of a healthy run, `q_mean` jumps | lower `lr` by factors of ten; keep the Huber loss and `max_grad_norm` |
 # | Divergence: each update chases its own target | `q_mean` leaves what rewards allow, $\lvert Q \rvert \le \max \lvert r \rvert / (1 - \gamma)$, and grows on | raise `target_every`: our first DQN copied after every 10 updates on CartPole, and its values were at 4.8e8 after 50,000 frames, where 100 is the bound; with a copy after every 128 they ended at 82 |
 # | Values do not travel: the target never moves, or `gamma` is too small | `loss_value` is tiny and `q_mean` is near 0, though episodes end with rewards | `target_every` of some hundred steps or fewer; `1 / (1 - gamma)` of the order of the steps that matter |
 # | Time-outs taken for the end of the world, or ends bootstrapped through | `ProbeTimeout` (see [time-outs](timeouts.ipynb)) does not reach `1 / (1 - gamma)`, or `ProbeDelay` (below) has the wrong value | store `terminated` apart from `truncated`; see [time-outs](timeouts.ipynb) |
@@ -148,7 +149,7 @@ received = (data["next", "reward"] * powers).sum(-1).mean().item()
 print(f"promised {promised:.2f}, received {received:.2f}")
 
 # %% [markdown]
-# No policy gets more from the start than 0.95^8 = 0.66, so this agent plays as well as possible and still promises too much, although it
+# No policy gets more from the start than 0.95^8 = 0.66, so this agent plays as well as possible and in this run still promises too much, although it
 # is a double DQN. There the network that judges is an older copy of the one that chooses, so their errors are not independent: double
 # Q-learning makes the bias smaller, it does not remove it. And a network that has not finished learning is wrong for other reasons too;
 # this one number does not separate them.
@@ -158,7 +159,7 @@ print(f"promised {promised:.2f}, received {received:.2f}")
 # | | what it changes | reach for it when |
 # |---|---|---|
 # | `dqn` with `double=True` | who chooses the next action | values are promised that are not received (it helps, it is no cure) |
-# | `c51`, `qrdqn`, `iqn` | learns the distribution of returns | nearly always a better learner for the same frames; C51 must be told the range of returns |
+# | `c51`, `qrdqn`, `iqn` | learns the distribution of returns | on Atari usually a better learner for the same frames; on CartPole not always (our scores: QR-DQN learns less than DQN in 50,000 frames). C51 must be told the range of returns |
 # | `munchausen` | adds the policy's log-probability to the reward | values of actions lie close together |
 # | `rainbow` | double, dueling, noisy, n-step, prioritized, C51 | frames are dear and updates are cheap |
 # | `pqn` | no buffer, no target network, many environments | frames are cheap: a fast simulator |
@@ -181,7 +182,8 @@ assert abs(promised - received) < 0.25
 # ## Our scores
 #
 # Of the recipes at the settings of `benchmarks/scores/`, where the published ones stand beside them. *Final* is the mean of the last
-# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without; over seeds, with 95% intervals.
+# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without. Over seeds: the interquartile mean (of fewer
+# than 4 seeds the mean) with its 95% bootstrap interval. The interval is too narrow for few seeds: of two it is just their two scores, and one seed has none.
 #
 # <!-- scores: dqn_cartpole qrdqn_cartpole c51_cartpole dqn_acrobot dqn_lunarlander dqn_catch dqn_breakout -->
 #

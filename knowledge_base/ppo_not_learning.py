@@ -85,6 +85,23 @@ assert median("learning rate / 100", "approx_kl") < 0.1 * median("healthy", "app
 assert median("entropy_coef = 5", "entropy") > 0.68
 
 # %% [markdown]
+# ## Our scores
+#
+# Of the recipes at the settings of `benchmarks/scores/`, where the published ones stand beside them. *Final* is the mean of the last
+# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without. Over seeds: the interquartile mean (of fewer
+# than 4 seeds the mean) with its 95% bootstrap interval. The interval is too narrow for few seeds: of two it is just their two scores, and one seed has none.
+#
+# <!-- scores: ppo_cartpole ppo_acrobot ppo_lunarlander ppo_catch ppo_breakout ppo_halfcheetah ppo_hopper ppo_walker2d -->
+#
+# | item | environment | frames | seeds | final return | greedy return |
+# | --- | --- | ---: | ---: | ---: | ---: |
+# | [ppo_cartpole](../benchmarks/scores/README.md#ppo_cartpole) | CartPole-v1 | 100,000 | 5 | 500.0 [500.0, 500.0] | 500.0 [500.0, 500.0] |
+# | [ppo_acrobot](../benchmarks/scores/README.md#ppo_acrobot) | Acrobot-v1 | 500,000 | 1 | -81.35 | -83.33 |
+# | [ppo_lunarlander](../benchmarks/scores/README.md#ppo_lunarlander) | LunarLander-v3 | 1,000,000 | 1 | 171.7 | 247.9 |
+# | [ppo_catch](../benchmarks/scores/README.md#ppo_catch) | Catch | 100,000 | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |
+# | [ppo_breakout](../benchmarks/scores/README.md#ppo_breakout) | Breakout | 1,000,000 | 1 | 18.51 | 21.29 |
+# | [ppo_halfcheetah](../benchmarks/scores/README.md#ppo_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 4,116 | 5,514 |
+# | [ppo_hopper](../benchmarks/scores/README.md#ppo_hopper) | Hopper-v5 | 1,000,000 | 1 | 1,682 | 3,209 |
 # ## More
 #
 # * Lesson: [12 PPO](../notebooks/12_ppo.ipynb). Page: [what the diagnostics tell you](ppo_diagnostics.ipynb)

@@ -14,7 +14,7 @@
 # time: a return of 1.95 at most. With memory it is 4. The corridor here has three steps, so the sign is three steps old at the junction.
 #
 # Five agents see 16,384 frames each. Two are healthy: recurrent PPO, and R2D2 (DQN on sequences). PPO without memory is the bound. The
-# other two are recurrent PPO with one thing wrong: sequences of a single step, so that no gradient leads from the turn back to the
+# other two are recurrent PPO made sick: sequences of a single step, so that no gradient leads from the turn back to the
 # sign; and sequences that begin with zeros instead of the state in which the actions were taken. (The last one's sequences are cut to two
 # steps as well, so that many of them begin inside an episode. That alone keeps gradients from the sign; what the zeros add is the collapse
 # that you will see.)
@@ -77,9 +77,11 @@ plt.show()
 # %% [markdown]
 # A healthy curve stands at the bound for a while, for the turn has to be found before the sign can matter, and then rises within a few
 # thousand frames. R2D2's rises early, falls back to the bound for some 4,000 frames, and drops once more before it stays up: a greedy policy turns over
-# all at once, and back as well: a greedy policy turns over all at once. A curve that stays at the bound makes no use of memory, whatever its network is called. A mean of 100 episodes still scatters around
-# it, by about 0.2 (a return is 4 or -0.1), so 2.17 is not above the bound. The agent with gradients of one step does hear a faint echo of
-# the sign, for even an untrained GRU mixes it into its state (test 3: 0.35 against 0.22); but nothing teaches it to keep it. Where states are not stored it falls far below, here to -2.7: the walker bumps into walls until the time limit (-0.1 a step). PPO
+# all at once, and back as well. A curve that stays at the bound makes no use of memory, whatever its network is called. A mean of 100 episodes still scatters around
+# it, by about 0.2 (a return is 4 or -0.1), so a single 2.17 proves nothing. Test 3 below says more: after the two signs the agent with gradients of one step
+# turns north with probability 0.35 and 0.22, which is worth up to 2.2. It hears a faint echo of the sign, for even an untrained GRU mixes it into its state,
+# and the last step can learn to read it; but nothing teaches the network to keep it. Where states are not stored the return falls far below, here to -2.7: the walker bumps
+# into walls until the time limit, 27 of 30 steps at -0.1 each. PPO
 # compares the probability of an action now with that when it was taken. Computed from different states, the two differ even if the policy
 # has not changed, so the ratio is wrong from the first minibatch on.
 
@@ -173,6 +175,8 @@ for name in ("recurrent PPO", "gradients of one step"):
 # %% [markdown]
 # ## Causes, most likely first, and the test that tells them apart
 #
+# (The *burn-in* of a replayed sequence are its first steps: they only bring the stored state up to date and are not learnt from. `mask` is False there.)
+#
 # | cause | the test | the fix |
 # |---|---|---|
 # | The state is lost between acting and learning: transitions shuffled, states not stored, no reset inside a sequence | test 1 | `minibatches(..., sequence_len=...)`, `SliceSampler`; collect with `Carry(actor, value)` so that the critic's state is kept as well |
@@ -196,7 +200,8 @@ assert reach(beginning(1))[20] > 5 * reach(beginning(0))[20] > 25 * reach(beginn
 # ## Our scores
 #
 # Of the recipes at the settings of `benchmarks/scores/`, where the published ones stand beside them. *Final* is the mean of the last
-# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without; over seeds, with 95% intervals.
+# training episodes, with exploration; *greedy* that of 100 episodes afterwards, without. Over seeds: the interquartile mean (of fewer
+# than 4 seeds the mean) with its 95% bootstrap interval. The interval is too narrow for few seeds: of two it is just their two scores, and one seed has none.
 #
 # <!-- scores: recurrent_ppo_tmaze r2d2_tmaze -->
 #
