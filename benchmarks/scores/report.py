@@ -100,9 +100,9 @@ def section(item: Item, runs: list[dict[str, Any]]) -> list[str]:
     """Return the lines about one item."""
     settings = ", ".join(f"{key}={value}" for key, value in item.settings.items()) or "the recipe's defaults"
     rows = [["", "score", "source"], ["---", "---:", "---"]]
-    episodes = runs[0]["final_episodes"]
-    rows.append([f"rlbook, last {episodes} training episodes, {len(runs)} seeds", summary(runs, "final_return"), "here"])
-    rows.append([f"rlbook, greedy, {len(runs)} seeds", summary(runs, "greedy_return"), "here"])
+    episodes, seeds = runs[0]["final_episodes"], "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    rows.append([f"rlbook, last {episodes} training episodes, {seeds}", summary(runs, "final_return"), "here"])
+    rows.append([f"rlbook, greedy, {seeds}", summary(runs, "greedy_return"), "here"])
     rows += [[entry.who, entry.score, entry.source] for entry in item.published]
     newest = max(runs, key=lambda run: run["date"])
     versions = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
