@@ -155,6 +155,7 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 # | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 2 | -170.2 [-170.6, -169.8] | -137.1 [-138.7, -135.4] |
 # | [ddpg_lqr](../benchmarks/scores/README.md#ddpg_lqr) | LQR | 20,000 | 1 | -1.66 | -1.37 |
 # | [sac_lqr](../benchmarks/scores/README.md#sac_lqr) | LQR | 20,000 | 1 | -0.52 | -0.47 |
+# | [sac_halfcheetah](../benchmarks/scores/README.md#sac_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 11,902 | 12,553 |
 #
 # ## More
 #

@@ -294,7 +294,7 @@ for mine, other in zip(yours.loss_fn.parameters(), theirs.loss_fn.parameters(), 
 print("the same weights after ten steps")
 
 # %% [markdown]
-# `compile_update` does what your step does, with Adam as one fused kernel. Nothing is compiled yet (`compile=False`); it is the eager path, ready at once, and the
+# `compile_update` does what your step does, with Adam as one fused kernel. It compiles unless told not to; with `compile=False` it is the eager path, ready at once, and the
 # one our lessons use.
 
 
@@ -446,7 +446,7 @@ assert second != first
 assert third == second
 
 # %% [markdown]
-# A new `compile_update` would see it. The other way to break a recording is to let *numbers* decide which code runs. There is no one recording of this loss:
+# A new `compile_update` would see it; give it a new optimizer (and load the old one's `state_dict` after that). The other way to break a recording is to let *numbers* decide which code runs. There is no one recording of this loss:
 
 
 # %%

@@ -148,7 +148,7 @@ class AWRLoss(Loss):
         weight = awr_weight(advantage / (advantage.std() + 1e-8), self.beta, self.max_weight)
         dist = self.actor.dist(batch)
         actor, critic = awr_terms(dist.log_prob(batch["action"]), weight, value, target)
-        diagnostics = {"weight": weight.max(), "entropy": dist.entropy().mean()}
+        diagnostics = {"largest_weight": weight.max(), "entropy": dist.entropy().mean()}
         return {"loss_actor": actor, "loss_value": critic}, diagnostics
 
 
@@ -195,7 +195,7 @@ test_routing(loss_fn, data)
 
 # %% [markdown]
 # **A golden gradient.** A right value says little: a missing `detach` does not change it. So work one gradient by hand. For one step, softmax probabilities
-# $p = \mathrm{softmax}(z)$ and the action $a$, what is the gradient of $-w \log p_a$ to the logits $z$?
+# $p = \mathrm{softmax}(z)$ and the action $a$, what is the gradient of $-w \log p_a$ with respect to the logits $z$?
 #
 # **Exercise 3.** `logits` is a vector, `action` an integer, `weight` a number. Write the answer without `backward`.
 
@@ -264,20 +264,20 @@ loss_fn.beta = 1.0
 
 # %% [markdown]
 # The first and the third, and a dozen more, are what `tests/losses/test_conformance.py` does with every loss that the library exports: a
-# new one adds one line to a table. Golden gradients stand beside the functions that a loss calls, in `tests/functional/`. A new one adds one line to a table.
+# new one adds a case to a `tests/losses/cases_*.py`. Golden gradients stand beside the functions that a loss calls, in `tests/functional/`.
 #
 # ## 5. Train it
 #
 # The loop is that of any on-policy method: play, estimate, go through the data a few times in minibatches. `compile_update` makes forward, backward, clipping and Adam one
-# call; `compile=True` would make it one compiled function, which pays in longer runs.
+# call. With `compile=True`, which is its default, it would be one compiled function: that takes some 10 to 30 s once, and pays in longer runs.
 
 
 # %%
-def training(loss, frames, seed=0):
-    """Train a loss class on CartPole; yield the metrics of each round, and the actor."""
+def training(loss, frames, seed=0, **options):
+    """Train a loss class on CartPole; yield the metrics of each round, and keep the loss in ``agents``."""
     rb.seed_everything(seed)
     env = rb.CartPole(num_envs=32, seed=seed)
-    loss_fn = loss(rb.make_actor(env), rb.make_value(env))
+    loss_fn = loss(rb.make_actor(env), rb.make_value(env), **options)
     optimizer = torch.optim.Adam(loss_fn.parameters(), lr=1e-3)
     update = rb.compile_update(loss_fn, optimizer, max_grad_norm=0.5, compile=False)
     estimator, score = rb.TDLambda(loss_fn.value, 0.98, 0.95), EpisodeScore()
@@ -293,7 +293,7 @@ def training(loss, frames, seed=0):
 
 agents = {}
 board = rb.Dashboard(
-    ["episode_reward", "entropy", "weight", "loss_value"],
+    ["episode_reward", "entropy", "largest_weight", "loss_value"],
     title="Advantage-weighted regression on CartPole",
     target=200,
     smoothing=0,
@@ -315,7 +315,8 @@ if run.state == "done":
 # %% [markdown]
 # ## 6. Break it on purpose
 #
-# One `detach` less: the advantage keeps its gradient. (In your own code the line would read `advantage = target - value`.) The values of all terms are the same as before.
+# Without `detach` the advantage keeps its gradient. Our class detaches twice: the advantage in `terms`, and the weight once more in `awr_terms`. Leave out one of them and nothing
+# happens: try it. `LeakyLoss` leaves out both, as happens to those who write the formula on one line. The values of all terms are the same as before.
 
 
 # %%
@@ -342,7 +343,7 @@ except AssertionError as error:
 # %% [markdown]
 # No test of values would have found it, and no error is raised while it trains. The routing table finds it before the first step.
 #
-# **Now you.** Predict, then try: `beta=0.1` (who is copied?); `beta=100` (what is learnt then?); a weight that is 1 for $A > 0$ and 0 otherwise (the binary form of critic-regularised regression, Wang et al. 2020).
+# **Now you.** Predict, then try `training(AWRLoss, 61_440, beta=0.1)` (who is copied?) and `beta=100` (what is learnt then?) in the cell of section 5; a weight that is 1 for $A > 0$ and 0 otherwise (the binary form of critic-regularised regression, Wang et al. 2020).
 #
 # ## 7. What did you learn?
 

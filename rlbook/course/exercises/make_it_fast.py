@@ -156,11 +156,11 @@ QUESTIONS = [
         name="where the time goes",
         text=(
             "A gradient step of PPO for CartPole: two networks of 64-64 units, a minibatch of 64. The multiplications take about "
-            "a tenth of a millisecond, the whole step more than one. What takes the rest?"
+            "a fifth of a millisecond, the whole step some three. What takes the rest?"
         ),
         options={
             "Calling several hundred small operations": (
-                "A few microseconds each, however little it computes: Python, looking up the kernel, allocating the result, "
+                "Some ten microseconds each, however little it computes: Python, looking up the kernel, allocating the result, "
                 "recording it for the gradient."
             ),
             "Moving the batch through memory": "A minibatch has a few kilobytes. They stay in the fastest cache.",

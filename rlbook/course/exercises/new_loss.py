@@ -50,7 +50,7 @@ def awr_terms(log_prob: Tensor, weight: Tensor, value: Tensor, target: Tensor) -
 
 
 def golden_gradient(logits: Tensor, action: int, weight: float) -> Tensor:
-    """Return the gradient of ``-w log softmax(logits)[action]`` to the logits, ``[A]``: ``w (p - chosen)``."""
+    """Return the gradient of ``-w log softmax(logits)[action]`` with respect to the logits, ``[A]``: ``w (p - chosen)``."""
     return _gradient(logits, action, weight)
 
 
@@ -154,7 +154,7 @@ QUESTIONS = [
                 "The two are added. At the minimum of the sum the critic is not where the second term alone is least."
             ),
             "It pushes the critic away from the returns": (
-                "`-A log pi` depends on `V` through `A`, so its gradient moves the critic to where the *actor's* term is small, "
+                "`-A log pi` depends on `V` through `A`, so its gradient moves the critic to where the actor's term is small, "
                 "without an error or a warning. That is why the routing of gradients needs a test."
             ),
             "PyTorch raises an error": "It is a legal computation; that is what makes the mistake expensive.",
