@@ -8,7 +8,7 @@
 # mathematics. This tutorial finds out where, takes it away in two moves, writes three functions that check themselves, and trains the same agent with the plain step
 # and with the fast one, side by side.
 #
-# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ, and even here the same step takes 3 to 5 ms, as the machine is
+# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ, and even here the same step takes 3 to 7 ms, as the machine is
 # more or less busy. So compare only what one cell has measured together: those proportions hardly change.
 
 # %%
@@ -400,7 +400,7 @@ microseconds, _ = measure(steps, rounds=60)
 figure, ax = plt.subplots(figsize=(7, 1.9), layout="constrained")
 for row, (name, color) in enumerate(zip(microseconds, (ORANGE, BLUE, GREEN), strict=True)):
     ax.barh(-row, microseconds[name], color=color)
-    ax.text(microseconds[name] + 5, -row, f"{name}, {microseconds[name]:.0f} us", va="center", color=color)
+    ax.text(microseconds[name] + 0.01 * max(microseconds.values()), -row, f"{name}, {microseconds[name]:.0f} us", va="center", color=color)
 ax.axvline(arithmetic["matrices"], color=GREY, ls="--", lw=1)
 ax.set(xlabel="microseconds per step (dashed: the multiplications alone)", yticks=[])
 ax.set_xlim(0, 1.25 * max(microseconds.values()))

@@ -155,8 +155,8 @@ QUESTIONS = [
     Question(
         name="where the time goes",
         text=(
-            "A gradient step of PPO for CartPole: two networks of 64-64 units, a minibatch of 64. The multiplications take about "
-            "a fifth of a millisecond, the whole step some three. What takes the rest?"
+            "A gradient step of PPO for CartPole: two networks of 64-64 units, a minibatch of 64. The multiplications take "
+            "less than a tenth of its time. What takes the rest?"
         ),
         options={
             "Calling several hundred small operations": (
