@@ -102,6 +102,7 @@ assert median("entropy_coef = 5", "entropy") > 0.68
 # | [ppo_breakout](../benchmarks/scores/README.md#ppo_breakout) | Breakout | 1,000,000 | 1 | 18.51 | 21.29 |
 # | [ppo_halfcheetah](../benchmarks/scores/README.md#ppo_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 4,116 | 5,514 |
 # | [ppo_hopper](../benchmarks/scores/README.md#ppo_hopper) | Hopper-v5 | 1,000,000 | 1 | 1,682 | 3,209 |
+# | [ppo_walker2d](../benchmarks/scores/README.md#ppo_walker2d) | Walker2d-v5 | 1,000,000 | 1 | 3,369 | 3,810 |
 # ## More
 #
 # * Lesson: [12 PPO](../notebooks/12_ppo.ipynb). Page: [what the diagnostics tell you](ppo_diagnostics.ipynb)

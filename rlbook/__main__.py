@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import math
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlbook.errors import RLBookError
 
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = recipes.add_parser(name, help=(agent.__doc__ or "").splitlines()[0])
         recipe.add_argument("env", nargs="?", default=config.env, help="a Gymnasium id or the name of a native environment")
         recipe.add_argument("--threads", type=int, default=1, help="threads of torch; small networks are fastest with 1")
-        recipe.add_argument("--save", metavar="FILE", help="write a checkpoint there every minute, and at the end")
+        recipe.add_argument("--save", metavar="FILE", help="write a checkpoint there every minute, when stopped, and at the end")
         recipe.add_argument("--resume", action="store_true", help="go on from the checkpoint of --save, if there is one")
         _add_fields(recipe, config)
     arguments = vars(parser.parse_args(argv))
@@ -38,8 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     save, resume = arguments.pop("save"), arguments.pop("resume")
     if resume and not save:
         parser.error("--resume goes on from the file of --save: give both")
+    if save and os.path.isdir(save):
+        parser.error(f"--save takes a file, and {save} is a folder")
     try:
-        config = config_class(**arguments)
+        config = config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
         agent = agent_class(config)
         begun = _begin(agent, save) if resume else 0
         start = time.perf_counter()
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if not last:
         print(f"{config.env}: nothing left to do after {begun} frames. Train longer with --total-frames.")
         return 0
-    frames = last["frames"] - begun
+    frames = agent.frames - begun
     print(f"{config.env}: {frames} frames in {seconds:.1f} s ({frames / seconds:,.0f} frames/s), seed {config.seed}")
     print(f"score: {_score(last, ' over the last 100 training episodes')}")
     return 0
@@ -72,30 +76,62 @@ def _begin(agent: Any, path: str) -> int:
 
 
 def _saving(agent: Any, path: str) -> Iterator[dict[str, float]]:
-    """Train, and write a checkpoint every minute and at the end."""
+    """Train, and write a checkpoint every minute, after the round in which Ctrl-C came, and at the end."""
     saved = time.monotonic()
-    for metrics in agent.train():
-        if time.monotonic() - saved > SAVE_SECONDS:
-            agent.save(path)
-            saved = time.monotonic()
-        yield metrics
-    agent.save(path)
+    with _patient(agent.interrupts):
+        for metrics in agent.train():
+            if agent.interrupts or time.monotonic() - saved > SAVE_SECONDS:
+                agent.save(path)
+                saved = time.monotonic()
+            if agent.interrupts:
+                raise KeyboardInterrupt
+            yield metrics
+        agent.save(path)
+
+
+@contextmanager
+def _patient(came: list[int]) -> Iterator[None]:
+    """Note the first Ctrl-C, so that the round can end; the second stops at once."""
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:
     """Offer every field of a recipe's config as an option."""
+    hints = get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name == "env":
             continue
-        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        flag, default, hint = f"--{field.name.replace('_', '-')}", field.default, hints[field.name]
+        options: dict[str, Any] = {"default": default, "help": f"default {default}"}
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         elif isinstance(default, tuple):
-            parser.add_argument(flag, type=type(default[0]), nargs="+", default=default)
+            parser.add_argument(flag, type=type(default[0]), nargs="+", **options)
+        elif get_origin(hint) is Literal:
+            parser.add_argument(flag, choices=get_args(hint), **options)
+        elif type(None) in get_args(hint):
+            parser.add_argument(flag, type=_or_none(get_args(hint)[0]), **options)
         else:
-            parser.add_argument(
-                flag, type=float if default is None else type(default), default=default, help=f"default {default}"
-            )
+            parser.add_argument(flag, type=type(default), **options)
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    """Return what reads a number, or ``none``."""
+
+    def read(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    read.__name__ = f"{kind.__name__} or none"  # for argparse's message
+    return read
 
 
 def _score(metrics: dict[str, float], of: str = "") -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from rlbook.__main__ import main
-from rlbook.recipes import PPOConfig
+from rlbook.recipes import PPO, PPOConfig
+from rlbook.trainers import EpisodeScore, load_checkpoint
 
 SHORT = ["--total-frames", "512", "--epochs", "1"]
 
@@ -96,6 +98,54 @@ def test_saves_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr("rlbook.recipes.ppo.PPO.save", lambda agent, path: saves.append(agent.frames))
     assert main(["train", "ppo", "CartPole", *SHORT, "--save", str(tmp_path / "run.pt")]) == 0
     assert saves == [256, 512, 512]
+
+
+def test_an_interrupt_saves_after_the_round(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "run.pt"
+    rounds = []
+
+    def interrupting(self, data, learn=EpisodeScore.__call__):
+        rounds.append(len(rounds))
+        if len(rounds) == 250:  # between two regular metrics, of which there is one every 1000 frames
+            signal.raise_signal(signal.SIGINT)
+        return learn(self, data)
+
+    monkeypatch.setattr(EpisodeScore, "__call__", interrupting)
+    options = ["sac", "Pendulum", "--num-cells", "8", "--total-frames", "400", "--learning-starts", "390"]
+    assert main(["train", *options, "--save", str(path)]) == 130
+    assert "Stopped." in capsys.readouterr().err
+    assert load_checkpoint(path)["parts"]["collector"]["frames"] == 250
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert main(["train", *options, "--save", str(path), "--resume"]) == 0
+    assert "Pendulum: 150 frames in" in capsys.readouterr().out
+
+
+def test_the_settings_of_a_command_line_are_those_of_python(tmp_path, capsys):
+    save = ["--save", str(tmp_path / "run.pt"), "--resume"]
+    assert main(["train", "ppo", "CartPole", "--total-frames", "256", "--epochs", "1", "--num-cells", "64", "64", *save]) == 0
+    assert main(["train", "ppo", "CartPole", "--total-frames", "512", "--epochs", "1", *save]) == 0
+    PPO(PPOConfig(env="CartPole", epochs=1)).load(tmp_path / "run.pt")
+    assert main(["train", "ppo", "CartPole", "--save", str(tmp_path / "run.pt"), "--total-frames", "0"]) == 2
+    with pytest.raises(SystemExit):
+        main(["train", "ppo", "CartPole", "--save", str(tmp_path)])
+    assert "--save takes a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("none", None), ("None", None)])
+def test_an_optional_number_has_its_type(monkeypatch, text, value):
+    made = []
+    monkeypatch.setattr("rlbook.recipes.redq.REDQ.make_loss", lambda agent: made.append(agent.config.subset) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "redq", "Pendulum", "--subset", text])
+    assert made == [value]
+    assert type(made[0]) is type(value)
+
+
+@pytest.mark.parametrize("arguments", [["redq", "--subset", "2.5"], ["r2d2", "--cell", "rnn"]])
+def test_what_an_option_cannot_be_shows_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", *arguments])
+    assert "invalid" in capsys.readouterr().err
 
 
 def test_resuming_needs_a_file(capsys):

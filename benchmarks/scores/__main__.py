@@ -118,29 +118,28 @@ def work(jobs: list[tuple[str, int]], workers: int, budget: float) -> int:
                     job = pending.get_nowait()
                 except Empty:
                     return
-                status[job] = one(job, budget, alive)
+                status[job] = one(job, budget, alive, stop)
 
         threads = [threading.Thread(target=worker) for _ in range(workers)]
         for thread in threads:
             thread.start()
-        told = False
         while any(thread.is_alive() for thread in threads):
             time.sleep(0.2)
-            if stop and not told:
-                told = True
-                for process in list(alive):
-                    process.terminate()
+            for process in list(alive) if stop else ():
+                process.terminate()  # at each look: one may have begun since the last
     left = len(jobs) - sum(code == 0 for code in status.values())
     say(f"{len(jobs) - left} of {len(jobs)} runs are finished")
     failed = [code for code in status.values() if code not in (0, UNFINISHED)]
     return failed[0] if failed else UNFINISHED if left else 0
 
 
-def one(job: tuple[str, int], budget: float, alive: set[subprocess.Popen]) -> int:
+def one(job: tuple[str, int], budget: float, alive: set[subprocess.Popen], stop: list[int]) -> int:
     """Do one run in a process of its own, with one thread."""
     name, seed = job
     if seed in recorded(ITEMS[name]):
         return 0
+    if stop:
+        return UNFINISHED
     command = [sys.executable, "-m", "benchmarks.scores", "run", name, "--seeds", str(seed), "--budget", str(budget)]
     say(f"{name} seed {seed}: begins")
     start = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -155,7 +156,7 @@ def on_grid(runs: Sequence[dict[str, Any]], frames: int) -> tuple[Tensor, Tensor
     """
     import numpy as np
 
-    curves = [np.asarray(run["curve"]) for run in runs if run["curve"]]
+    curves = [np.asarray(run["curve"]) for run in runs if run["curve"]] or [np.array([[frames, math.nan]])]
     grid = np.linspace(max(curve[0, 0] for curve in curves), frames, GRID)
     return torch.from_numpy(grid), torch.from_numpy(np.stack([np.interp(grid, curve[:, 0], curve[:, 1]) for curve in curves]))
 

@@ -103,7 +103,10 @@ def run(item: Item, seed: int, budget: float = math.inf, folder: Path = RESULTS)
     path = cache() / item.name / f"seed{seed}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")), stoppable() as stop:
+        if seed in recorded(item, folder):  # by another process, since
+            return True
         agent, progress = begin(item, seed, path)
+        agent.interrupts = stop  # then each round yields
         progress.sittings += 1
         finished = train(agent, progress, item, path, budget, stop)
         if finished:

@@ -27,7 +27,7 @@ class Categorical(Distribution):
 
     Args:
         logits: unnormalised log-probabilities, float ``[*, n]``; ``-inf`` is allowed.
-        mask: which choices are allowed, bool ``[*, n]``.
+        mask: which choices are allowed, bool ``[*, n]``, or numbers that are 0 where they are not.
         dtype: integer dtype of the samples.
 
     Example:
@@ -37,7 +37,7 @@ class Categorical(Distribution):
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None, dtype: torch.dtype = torch.int64):
         if mask is not None:
-            logits = torch.where(mask, logits, torch.finfo(logits.dtype).min)
+            logits = torch.where(mask.bool(), logits, torch.finfo(logits.dtype).min)
         self.logits = logits.log_softmax(-1)
         self.dtype = dtype
 
@@ -223,7 +223,7 @@ class MultiCategorical(Distribution):
         dtype: torch.dtype = torch.int64,
     ):
         lowest = torch.finfo(logits.dtype).min
-        logits = logits if mask is None else torch.where(mask, logits, lowest)
+        logits = logits if mask is None else torch.where(mask.bool(), logits, lowest)
         self.factors = Categorical(_rows(logits, nvec, lowest), dtype=dtype)
         self.event_shape = torch.Size((len(nvec),) if event_shape is None else event_shape)
 

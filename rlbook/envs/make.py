@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from rlbook.envs.base import Env
 from rlbook.errors import ConfigError, explain
+
+OUTSIDE = ("num_envs", "device", "seed")
+"""What is said beside a name, not in its brackets."""
 
 
 def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
@@ -20,7 +25,8 @@ def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
 
     Raises:
         UnknownEnvError: there is no such environment; the message names the nearest ones.
-        ConfigError: what is in the brackets are no keyword arguments with literal values.
+        ConfigError: ``name`` is no text, or what is in its brackets are no keyword arguments with literal values, or none that
+            the environment takes.
 
     Example:
         >>> make_env("TMaze(length=5)", num_envs=4).length
@@ -28,14 +34,35 @@ def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
     """
     from rlbook.envs import native
 
+    if not isinstance(name, str):
+        fix = 'Pass for example "CartPole"'
+        raise ConfigError(explain("The name of an environment", "a text", repr(name), fix))
     name, arguments = _split(name)
-    kwargs = arguments | kwargs
     found = getattr(native, name, None)
     if isinstance(found, type) and issubclass(found, native.NativeEnv) and found is not native.NativeEnv:
-        return found(num_envs=num_envs, **kwargs)
+        _check(arguments, name, set(inspect.signature(found).parameters))
+        return found(num_envs=num_envs, **arguments | kwargs)
     from rlbook.envs.libs.gym import GymEnv
 
-    return GymEnv(name, num_envs, **kwargs)
+    _check(arguments, name, None)
+    try:
+        return GymEnv(name, num_envs, **arguments | kwargs)
+    except TypeError as error:  # how Gymnasium says that the environment does not know an argument
+        if not arguments:
+            raise
+        fix = "Look up what its id takes in the documentation of the environment"
+        raise ConfigError(explain(f"The arguments of {name!r}", "some that it takes", str(error), fix)) from error
+
+
+def _check(arguments: Mapping[str, Any], name: str, known: set[str] | None) -> None:
+    """Raise ConfigError where a name's brackets hold what they cannot: ``known`` are the arguments of the environment."""
+    for argument in arguments:
+        if argument in OUTSIDE:
+            fix = "Set it outside: it is an argument of make_env, and a setting of every recipe"
+            raise ConfigError(explain(f"{name}(...)", f"arguments other than {', '.join(OUTSIDE)}", argument, fix))
+        if known is not None and argument not in known:
+            able = ", ".join(sorted(known - set(OUTSIDE))) or "none"
+            raise ConfigError(explain(f"An argument of {name}", f"one of: {able}", repr(argument), "Correct its name"))
 
 
 def _split(name: str) -> tuple[str, dict[str, Any]]:

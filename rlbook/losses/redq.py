@@ -58,7 +58,7 @@ class REDQLoss(SACLoss):
     def __init__(self, actor: Actor, qvalue: QValueHead, *, subset: int | None = 2, **settings: Any):
         super().__init__(actor, qvalue, **settings)
         count = qvalue.num_members
-        if subset is not None and not 1 <= subset <= count:
+        if subset is not None and (not isinstance(subset, int) or not 1 <= subset <= count):
             fix = "Make more critics: make_qvalue(env, members=10)"
             raise ConfigError(explain("subset", f"in 1 .. {count}, the number of critics", repr(subset), fix))
         self.subset = count if subset is None else subset

@@ -187,7 +187,7 @@ class QValueActor(Reader):
     def allowed(self, values: Tensor, data: Data) -> Tensor:
         """Return values ``[*, A]``, minus infinity where the observation's mask rules an action out."""
         mask = data.get(keys.ACTION_MASK, None)
-        return values if mask is None else values.where(mask, -torch.inf)
+        return values if mask is None else values.where(mask.bool(), -torch.inf)  # Gymnasium's masks are int8
 
     def best(self, values: Tensor, data: Data) -> Tensor:
         """Return the index of the best allowed action, int64 ``[*]``, given values ``[*, A]``."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from rlbook.collectors import Collector
 from rlbook.envs import Env
 from rlbook.envs.make import make_env
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import ConfigError, SpecError, check_count, explain
 from rlbook.seeding import seed_everything
 from rlbook.specs import Bounded, Categorical, OneHot, Unbounded
 from rlbook.trainers.checkpoint import load_checkpoint, parts_of, random_state, save_checkpoint, set_random_state
 from rlbook.trainers.evaluate import EpisodeScore, evaluate
 from rlbook.transforms import Compose, RewardNorm, RewardSum, TransformedEnv, VecNorm
 
+MAY_BE_ZERO = ("learning_starts", "burn_in", "drop", "eps_frames", "beta_frames")
+NO_QUANTITIES = (torch.uint8, torch.bool)
 MAY_CHANGE = ("total_frames", "stop_at", "device", "compile")
 """Settings that a continued run may change. What is annealed to zero at ``total_frames`` then falls to zero at the new one."""
 
@@ -40,6 +44,7 @@ class Recipe(ABC):
     Attributes:
         collector: where the data come from.
         episodes: takes each rollout, returns the mean return of the last 100 training episodes.
+        interrupts: signals that have come. While there are any, ``train()`` yields after every round, so that it can be left.
     """
 
     actions: ClassVar[Literal["any", "discrete", "continuous"]] = "any"
@@ -50,9 +55,11 @@ class Recipe(ABC):
     collector: Collector
 
     def __init__(self, config: Any):
+        check_settings(config)
         seed_everything(config.seed)
         self.config = config
         self.episodes = EpisodeScore()
+        self.interrupts: list[int] = []
 
     def make_env(self) -> Env:
         """Return the environments to collect from, seeded.
@@ -82,6 +89,13 @@ class Recipe(ABC):
     def frames(self) -> int:
         """Environment steps so far."""
         return self.collector.frames
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for metrics: every ``log_every`` frames, at the end, and in every round after an interrupt."""
+        config = self.config
+        regular = self.frames % config.log_every < config.frames_per_batch
+        return regular or self.frames >= config.total_frames or bool(self.interrupts)
 
     @property
     def solved(self) -> bool:
@@ -121,7 +135,7 @@ class Recipe(ABC):
         """Take back what :meth:`state_dict` returned.
 
         Raises:
-            ConfigError: it is of another recipe, or of other settings than this one (but for :data:`MAY_CHANGE`).
+            ConfigError: it is no recipe's, of another recipe, or of other settings than this one (but for :data:`MAY_CHANGE`).
         """
         self._check_same(state)
         for name, part in parts_of(self).items():
@@ -146,10 +160,15 @@ class Recipe(ABC):
 
     def _check_same(self, state: Mapping[str, Any]) -> None:
         name, want = type(self).__name__, asdict(self.config)
+        if not isinstance(state, Mapping) or "recipe" not in state:
+            raise ConfigError(
+                explain("A checkpoint to load", f"one of {name}", "something else", "Write it with agent.save(path)")
+            )
         if state["recipe"] != name:
             fix = f"Make a {state['recipe']} and load it there"
             raise ConfigError(explain("A checkpoint to load", f"one of {name}", f"one of {state['recipe']}", fix))
-        other = {key: value for key, value in state["config"].items() if key not in MAY_CHANGE and value != want.get(key)}
+        saved = {key: tuple(value) if isinstance(value, list) else value for key, value in state["config"].items()}
+        other = {key: value for key, value in saved.items() if key not in MAY_CHANGE and value != want.get(key)}
         if other:
             mine = {key: want.get(key) for key in other}
             fix = "Continue with the settings that the run began with"
@@ -160,5 +179,41 @@ class Recipe(ABC):
 
 
 def normalized(env: Env, gamma: float) -> TransformedEnv:
-    """Return the environment with observations and rewards of unit variance; ``episode_reward`` keeps the returns as they are."""
-    return TransformedEnv(env, Compose(RewardSum(), VecNorm(), RewardNorm(gamma)))
+    """Return the environment with observations and rewards of unit variance; ``episode_reward`` keeps the returns as they are.
+
+    Observations that are quantities are normalised: no choices, masks or images.
+    """
+    leaves = env.observation_spec.leaves()
+    quantities = [
+        key for key, spec in leaves.items() if isinstance(spec, Bounded | Unbounded) and spec.dtype not in NO_QUANTITIES
+    ]
+    norms = [VecNorm(quantities)] if quantities else []
+    return TransformedEnv(env, Compose(RewardSum(), *norms, RewardNorm(gamma)))
+
+
+def check_settings(config: Any) -> None:
+    """Raise ConfigError for settings that no run can have, whatever the recipe."""
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        name, value, default = field.name, getattr(config, field.name), field.default
+        if value is None and type(None) in get_args(hints[name]):
+            continue
+        if get_origin(hints[name]) is Literal:
+            if value not in (able := get_args(hints[name])):
+                raise ConfigError(explain(name, f"one of {', '.join(able)}", repr(value), f"Pass for example {default!r}"))
+        elif isinstance(default, float):
+            rate = name.startswith("lr")
+            if not isinstance(value, int | float) or math.isnan(value) or (rate and not 0 <= value < math.inf):
+                expected = "a number from 0 on" if rate else "a number"
+                raise ConfigError(explain(name, expected, repr(value), f"Pass for example {name}={default}"))
+        elif isinstance(default, int) and not isinstance(default, bool) and name != "seed":
+            check_count(name, value, 0 if name in MAY_BE_ZERO else 1, example=max(1, default))
+    device = getattr(config, "device", "cpu")
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(explain("device", "a device of torch", repr(device), "Pass 'cpu' or 'cuda'")) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            explain("device", "a device of this machine", repr(device), "It has no GPU that torch can use: pass 'cpu'")
+        )

@@ -114,7 +114,7 @@ class DDPG(Recipe):
             if self.frames > config.learning_starts:
                 for _ in range(config.updates):
                     losses |= self.update(self.buffer.sample()).items()
-            if self.frames % config.log_every < config.frames_per_batch:
+            if self.due:
                 scalars = {name: value.item() for name, value in losses.items() if value.ndim == 0}
                 yield {"frames": self.frames, "episode_reward": score, **scalars}
                 losses = {}

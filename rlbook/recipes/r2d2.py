@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlbook.losses import R2D2Loss
 from rlbook.modules import make_qvalue
@@ -51,8 +51,8 @@ class R2D2Config(DQNConfig):
     """Environment steps until the probability of a random action is at its end."""
     num_cells: tuple[int, ...] = (64,)
     """Units of the hidden layers; the last one is recurrent."""
-    cell: str = "gru"
-    """The recurrent layer: ``gru`` or ``lstm``."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """The recurrent layer."""
 
 
 class R2D2(DQN):

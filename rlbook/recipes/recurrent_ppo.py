@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tensordict import TensorDictBase
 
+from rlbook.errors import ConfigError, explain
 from rlbook.modules import GRU, LSTM, Actor, Carry, ValueHead, make_actor, make_value
 from rlbook.recipes.ppo import PPO, PPOConfig
 from rlbook.replay import minibatches
@@ -41,8 +42,8 @@ class RecurrentPPOConfig(PPOConfig):
     """Weight of the entropy bonus."""
     num_cells: tuple[int, ...] = (64,)
     """Units of the hidden layers, of actor and critic alike; the last one is recurrent."""
-    cell: str = "gru"
-    """The recurrent layer: ``gru`` or ``lstm``."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """The recurrent layer."""
 
 
 class RecurrentPPO(PPO):
@@ -73,4 +74,7 @@ class RecurrentPPO(PPO):
         """Yield minibatches of whole sequences."""
         config = self.config
         rows, options = config.minibatch_size // config.sequence_len, {"in_keys": self.loss_fn.in_keys}
+        if not rows:
+            fix = "A minibatch is made of whole sequences: raise it"
+            raise ConfigError(explain("minibatch_size", "at least sequence_len", repr(config.minibatch_size), fix))
         return minibatches(data, rows, epochs=config.epochs, sequence_len=config.sequence_len, **options)

@@ -65,7 +65,12 @@ def minibatches(
         for rows in permutation.split(size):
             if drop_last and len(rows) < size:
                 continue
-            yield TensorDict(keys.nest({key: value.index_select(0, rows) for key, value in flat.items()}), (len(rows), *inner))
+            yield TensorDict(keys.nest({key: _take(value, rows) for key, value in flat.items()}), (len(rows), *inner))
+
+
+def _take(value: Tensor | TensorDictBase, rows: Tensor) -> Tensor | TensorDictBase:
+    """Copy rows, of an action that is a dictionary too."""
+    return value.index_select(0, rows) if isinstance(value, Tensor) else value[rows]
 
 
 def flat_sequences(data: TensorDictBase, in_keys: Sequence[Key], length: int) -> dict[Key, Tensor]:

@@ -47,7 +47,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ConfigError(explain("path", "a checkpoint file", str(path), "Write one with agent.save(path)"))
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         fix = "Write one with agent.save(path)"
         raise ConfigError(explain(str(file), "a checkpoint", str(error).split("\n")[0][:200], fix)) from error
 

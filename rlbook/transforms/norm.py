@@ -217,7 +217,8 @@ class VecNorm(Transform):
             _check_broadcast(key, self.moments[key].shape, shape)
             changed[key] = Bounded(-self.clip, self.clip, shape, device=self.device)
         if self._loaded:
-            self.load_state_dict(self._loaded)
+            state, self._loaded = self._loaded, {}
+            self.load_state_dict(state)
         return spec.replace(changed)
 
     def on_reset(self, leaves: Leaves, mask: Tensor) -> Leaves:
@@ -252,7 +253,8 @@ class VecNorm(Transform):
             MissingKeyError: the statistics of an entry are missing.
             SpecError: they have another shape.
         """
-        self._loaded = dict(state)
+        if not self.moments:
+            self._loaded = dict(state)  # until the entries and their shapes are known
         for key, moments in self.moments.items():
             for name, tensor in moments.tensors().items():
                 full = f"{names.pretty(key)}.{name}"

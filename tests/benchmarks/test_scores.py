@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -145,6 +146,29 @@ def test_the_queue_goes_through_its_jobs_and_skips_what_is_done(monkeypatch, tmp
     assert "tiny seed 1: finished after" in out
     assert "tiny seed 2: left with status 75" in out
     assert "2 of 4 runs are finished" in out
+
+
+def test_a_run_that_begins_after_the_signal_is_stopped_too(monkeypatch):
+    monkeypatch.setitem(ITEMS, "tiny", TINY)
+    monkeypatch.setattr(cli, "recorded", lambda item: {})
+    ended = threading.Event()
+
+    class Waiting:
+        """A process that runs until it is told to end, and begins with the signal."""
+
+        def __init__(self, command: list[str], **_: object):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+
+        def wait(self) -> int:
+            assert ended.wait(20)
+            return cli.UNFINISHED
+
+        def terminate(self) -> None:
+            ended.set()
+
+    monkeypatch.setattr(cli.subprocess, "Popen", Waiting)
+    assert cli.work([("tiny", 0), ("tiny", 1)], 1, math.inf) == cli.UNFINISHED
 
 
 class Finished:

@@ -27,3 +27,18 @@ def test_other_arguments_are_explained(name):
 def test_an_unknown_name_is_explained():
     with pytest.raises(UnknownEnvError, match="Tmase"):
         make_env("Tmase(length=5)")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("TMaze(size=5)", "An argument of TMaze must be one of: .*length.*; got 'size'"),
+        ("CartPole(num_envs=3)", "Set it outside"),
+        ("CartPole-v1(seed=3)", "Set it outside"),
+        ("CartPole-v1(speed=3)", "The arguments of 'CartPole-v1' must be some that it takes"),
+        (None, "The name of an environment must be a text; got None"),
+    ],
+)
+def test_arguments_that_an_environment_does_not_take_are_explained(name, match):
+    with pytest.raises(ConfigError, match=match):
+        make_env(name, 2)

@@ -167,8 +167,9 @@ def test_what_is_no_image_is_flattened():
         assert not Features([spec]).images
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8])  # Gymnasium's masks are int8
 @pytest.mark.parametrize("name", ["action_mask", ("action_mask", "gear")])
-def test_masks_reach_the_actor_and_not_its_network(name):
+def test_masks_reach_the_actor_and_not_its_network(name, dtype):
     action = Choice(3) if name == "action_mask" else Composite(gear=Choice(3))
     env = Seen(action, observation=Unbounded(2))
     env.observation_spec = env.observation_spec.replace({name: Binary(3)})
@@ -176,9 +177,11 @@ def test_masks_reach_the_actor_and_not_its_network(name):
     assert actor.in_keys == ("observation", name)
     assert value.in_keys == ("observation",)
     td = TensorDict({"observation": torch.randn(200, 2)}, (200,))
-    td[name] = torch.tensor([True, False, True]).expand(200, 3)
+    td[name] = torch.tensor([True, False, True]).to(dtype).expand(200, 3)
     taken = actor(td)["action"]
     assert set((taken if name == "action_mask" else taken["gear"]).tolist()) == {0, 2}
+    if name == "action_mask":
+        assert set(make_qvalue(env)(td)["action"].tolist()) <= {0, 2}
 
 
 @pytest.mark.parametrize("action", [Choice(3), Bounded(-1.0, 1.0, (2,))], ids=["discrete", "continuous"])

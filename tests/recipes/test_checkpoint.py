@@ -153,6 +153,28 @@ def test_what_transforms_know_goes_on(tmp_path):
     assert first.frames == second.frames == 31 * 40
 
 
+@pytest.mark.parametrize("name", ["ppo", "a2c"])
+def test_an_evaluation_after_loading_goes_by_the_statistics_of_now(name, tmp_path):
+    recipe, config = RECIPES[name]
+    settings = config(env="CartPole", total_frames=1280, normalize=True, seed=3)
+    whole = recipe(settings)
+    run(whole)
+    first = recipe(settings)
+    run(first, 1)
+    first.save(tmp_path / "run.pt")
+    second = recipe(settings).load(tmp_path / "run.pt")
+    run(second)
+    before = second.env.transform.state_dict()
+    assert torch.equal(second.evaluate(20), whole.evaluate(20))
+    assert all(torch.equal(value, before[name]) for name, value in second.env.transform.state_dict().items())
+
+
+def test_only_quantities_are_normalised():
+    agent = PPO(replace(SHORT, env="GridWorld", normalize=True))
+    assert agent.env.observation_spec["observation"] == make_env("GridWorld", 2).observation_spec["observation"]
+    run(agent, 1)
+
+
 def test_the_score_is_of_the_environments_own_rewards():
     env = TransformedEnv(CartPole(4, seed=1), Compose(RewardSum(), RewardScale(0.1)))
     plain, scaled = EpisodeScore(), EpisodeScore()
@@ -220,6 +242,14 @@ def test_other_settings_are_refused(change, match, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
+    whole, half = tmp_path / "whole.pt", tmp_path / "half.pt"
+    PPO(SHORT).save(whole)
+    half.write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="must be a checkpoint"):
+        PPO(SHORT).load(half)
+    for other in ({"agent": {}}, [1, 2]):
+        with pytest.raises(ConfigError, match="A checkpoint to load must be one of PPO"):
+            PPO(SHORT).load_state_dict(other)
     with pytest.raises(ConfigError, match=r"path must be a checkpoint file; got .*none.pt. Write one with agent.save"):
         PPO(SHORT).load(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlbook.errors import SpecError
-from rlbook.recipes import RECIPES
+from rlbook.errors import ConfigError, SpecError
+from rlbook.recipes import PPO, RECIPES, PPOConfig
 
 NATIVE = {"CartPole-v1": "CartPole"}
 SMALL: dict[str, Any] = {
@@ -116,3 +116,44 @@ def test_actions_that_do_not_fit_are_explained_and_others_are_taken(name):
         with pytest.raises(SpecError, match=want) as raised:
             small(name, env=env)
         assert name not in str(raised.value).split("one of ")[1].rstrip(".").split(", ")
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "match"),
+    [
+        ("ppo", "epochs", 0, "epochs must be a positive integer; got 0"),
+        ("ppg", "aux_epochs", 0, "aux_epochs must be a positive integer; got 0"),
+        ("dqn", "updates", 0, "updates must be a positive integer; got 0"),
+        ("impala", "lag", -1, "lag must be a positive integer; got -1"),
+        ("sac", "log_every", 0, "log_every must be a positive integer; got 0"),
+        ("sac", "learning_starts", -1, "learning_starts must be an integer of at least 0; got -1"),
+        ("sac", "lr", -1.0, "lr must be a number from 0 on; got -1.0"),
+        ("sac", "gamma", float("nan"), "gamma must be a number; got nan"),
+        ("ppo", "device", "gpu", "device must be a device of torch; got 'gpu'"),
+        ("r2d2", "cell", "rnn", "cell must be one of gru, lstm; got 'rnn'"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_explained(name, setting, value, match):
+    recipe, config = RECIPES[name]
+    with pytest.raises(ConfigError, match=match):
+        recipe(config(**{setting: value}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_explained():
+    with pytest.raises(ConfigError, match="device must be a device of this machine; got 'cuda'"):
+        PPO(PPOConfig(device="cuda"))
+
+
+def test_minibatches_smaller_than_a_sequence_are_explained():
+    agent = RECIPES["recurrent_ppo"][0](RECIPES["recurrent_ppo"][1](env="CartPole", minibatch_size=16))
+    with pytest.raises(ConfigError, match="minibatch_size must be at least sequence_len; got 16"):
+        next(agent.train())
+
+
+@pytest.mark.parametrize(("total", "told"), [(100, [100]), (250, [100, 200, 250])])
+@pytest.mark.parametrize("name", ["sac", "ddpg"])
+def test_the_last_round_is_told(name, total, told):
+    recipe, config = RECIPES[name]
+    agent = recipe(config(total_frames=total, learning_starts=90, num_cells=(8,), log_every=100))
+    assert [metrics["frames"] for metrics in agent.train()] == told

@@ -45,6 +45,14 @@ def test_the_entries_of_a_row_stay_together():
         assert torch.equal(rows["wide"], rows["a"].unsqueeze(-1).expand(-1, 3))
 
 
+def test_an_action_may_be_a_dictionary():
+    data = numbered(3, 4)
+    data["action"] = TensorDict({"gear": data["a"].clone(), "arm": TensorDict({"force": -data["a"]}, (3, 4))}, (3, 4))
+    for rows in minibatches(data, 5, in_keys=("a", "action")):
+        assert torch.equal(rows["action", "gear"], rows["a"])
+        assert torch.equal(rows["action", "arm", "force"], -rows["a"])
+
+
 def test_rows_of_a_rollout():
     data = Clock(4).rollout(10)
     for rows in minibatches(data, 8):
