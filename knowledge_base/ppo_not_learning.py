@@ -101,7 +101,6 @@ assert median("entropy_coef = 5", "entropy") > 0.68
 # | [ppo_catch](../benchmarks/scores/README.md#ppo_catch) | Catch | 100,000 | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |
 # | [ppo_breakout](../benchmarks/scores/README.md#ppo_breakout) | Breakout | 1,000,000 | 1 | 18.51 | 21.29 |
 # | [ppo_halfcheetah](../benchmarks/scores/README.md#ppo_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 4,116 | 5,514 |
-# | [ppo_hopper](../benchmarks/scores/README.md#ppo_hopper) | Hopper-v5 | 1,000,000 | 1 | 1,682 | 3,209 |
 # | [ppo_walker2d](../benchmarks/scores/README.md#ppo_walker2d) | Walker2d-v5 | 1,000,000 | 1 | 3,369 | 3,810 |
 # ## More
 #

@@ -8,7 +8,7 @@
 # mathematics. This tutorial finds out where, takes it away in two moves, writes three functions that check themselves, and trains the same agent with the plain step
 # and with the fast one, side by side.
 #
-# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ, and even here the same step takes 3 to 7 ms, as the machine is
+# You should have seen a training loop before: forward, `backward()`, `optimizer.step()`. All times below are CPU seconds of this machine on one thread; yours differ, and even here the same step takes 3 to 8 ms, as the machine is
 # more or less busy. So compare only what one cell has measured together: those proportions hardly change.
 
 # %%

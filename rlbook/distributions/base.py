@@ -24,6 +24,8 @@ class Distribution(ABC):
 
     has_rsample: ClassVar[bool] = False
     """Whether ``rsample`` gives an unbiased gradient with respect to the parameters."""
+    deterministic: ClassVar[bool] = False
+    """Whether there is nothing to draw, so that a log-probability says nothing."""
 
     @property
     @abstractmethod

@@ -28,6 +28,7 @@ class Delta(Distribution):
     """
 
     has_rsample: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True
 
     def __init__(self, x: Tensor, event_ndim: int = 1):
         self.x = x

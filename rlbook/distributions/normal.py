@@ -176,8 +176,8 @@ class TanhNormal(Distribution):
 
     def _unsquash(self, x: Tensor) -> Tensor:
         """Return ``z`` of an action; on a bound, where it is infinite, that of the nearest number inside (|z| about 8)."""
-        low, high = (-1.0, 1.0) if self.bounds is None else self.bounds
-        return 0.5 * torch.logit((x - low) / (high - low), eps=torch.finfo(x.dtype).eps / 2)
+        low, width = (-1.0, 2.0) if self.bounds is None else (self.bounds[0], _width(*self.bounds))
+        return 0.5 * torch.logit((x - low) / width, eps=torch.finfo(x.dtype).eps / 2)
 
     def _log_slope(self, z: Tensor) -> Tensor:
         """Return ``log |da/dz|`` per dimension, exact also where ``1 - tanh(z)^2`` rounds to zero (appendix C, eq. 21).
@@ -186,7 +186,7 @@ class TanhNormal(Distribution):
         """
         twice = z + z
         positive = F.logsigmoid(twice)
-        gain = math.log(4) if self.bounds is None else torch.log(2 * (self.bounds[1] - self.bounds[0]))
+        gain = math.log(4) if self.bounds is None else torch.log(2 * _width(*self.bounds))
         return positive + (positive - twice) + gain
 
     @override
@@ -258,3 +258,8 @@ def as_bound(bound: float | Tensor, like: Tensor) -> Tensor:
     if not isinstance(bound, Tensor):
         return torch.as_tensor(bound, dtype=like.dtype, device=like.device)
     return bound.to(torch.promote_types(bound.dtype, like.dtype))
+
+
+def _width(low: Tensor, high: Tensor) -> Tensor:
+    """Return the distance of bounds; 1 where they are one, as of an action that cannot change."""
+    return (high - low).where(high > low, 1.0)

@@ -66,8 +66,8 @@ def categorical_projection(atoms: Tensor, probs: Tensor, support: Tensor) -> Ten
         raise SpecError(explain("support", "[M] with M at least 2", describe(support), "Pass torch.linspace(-10, 10, 51)"))
     last = len(support) - 1
     low = support[0]
-    b = ((atoms - low) * (last / (support[-1] - low))).clamp(0.0, last)
-    below = b.floor().clamp(max=last - 1.0)
+    b = ((atoms - low) * (last / (support[-1] - low))).clamp(0.0, last).to(probs.dtype)
+    below = b.floor().clamp(max=last - 1.0).nan_to_num(0.0)  # what is no number stays in the masses
     above_share = (b - below) * probs
     index = below.long()
     mass = probs.new_zeros(*probs.shape[:-1], last + 1)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rlbook.errors import ConfigError, check_count, explain
 from rlbook.modules.compiled import stored
-from rlbook.modules.flat import FlatParameters
+from rlbook.modules.flat import FlatParameters, in_vector
 
 if TYPE_CHECKING:
     from rlbook.losses.base import Loss
@@ -57,6 +57,12 @@ class Group:
     def group(self) -> dict[str, Any]:
         """The optimizer's settings (``load_state_dict`` replaces the dictionary)."""
         return self.optimizer.param_groups[self.index]
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What a compiled step holds as constants."""
+        group = self.group
+        return (group["betas"], group["eps"], group["weight_decay"]) if self.in_graph else ()
 
     def is_active(self, only: Collection[str] | None) -> bool:
         """Say whether any of the terms that are computed trains this group."""
@@ -132,7 +138,8 @@ class Following:
         self.vector = torch.cat([tensor.detach().flatten() for tensor in self.targets])
         for tensor, view in zip(self.targets, self.views(self.vector), strict=True):
             tensor.data = view
-        self._first = next((h, leaf) for _, h, leaf in places_of(target.loss_fn) if h[leaf] is self.targets[0])
+        sizes = [tensor.numel() for tensor in self.targets]
+        self.offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         self.tau = Live(self.vector.device)
         place = {p: (group, o) for group in groups for p, o in zip(group.flat.parameters, group.flat.offsets, strict=True)}
         self.flat = all(tensor in place for tensor in sources)
@@ -155,10 +162,9 @@ class Following:
         parts = [vector_of[group][start:stop] for group, start, stop in self.runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def check_tied(self) -> None:
-        """Raise ConfigError when the targets have moved out of the vector."""
-        holder, leaf = self._first
-        if holder[leaf].data_ptr() != self.vector.data_ptr():
+    def check_tied(self, turn: int) -> None:
+        """Raise ConfigError when the targets have moved out of the vector; see :meth:`FlatParameters.check_tied`."""
+        if not in_vector(self.vector, self.targets, self.offsets, turn):
             fix = "Move modules first (loss_fn.to(...)), then build the update"
             raise ConfigError(explain("Target networks", "where they were", "modules that were moved", fix))
 
@@ -213,15 +219,18 @@ def check_every(
     optimizers: Sequence[Optimizer],
     trained_by: Mapping[nn.Parameter, frozenset[str]],
 ) -> None:
-    """Raise ConfigError unless ``every`` gives periods to terms whose parameters stand in groups of their own."""
+    """Raise ConfigError unless ``every`` gives periods to terms whose parameters stand in groups of their own, of one period."""
     for term, period in every.items():
         if term not in loss_fn.trains:
             got, fix = repr(term), "Name a term, for example loss_actor"
             raise ConfigError(explain("every", f"periods of {sorted(loss_fn.trains)}", got, fix))
         check_count(f"every[{term!r}]", period, example=2)
+    if every and every.keys() >= loss_fn.trains.keys():
+        fix = "Leave one out; call the update less often to delay them all"
+        raise ConfigError(explain("every", f"some of {sorted(loss_fn.trains)}", "all of them", fix))
     for group in (group for optimizer in optimizers for group in optimizer.param_groups if every):
-        delayed = {trained_by.get(p, frozenset()) <= every.keys() for p in group["params"]}
-        if len(delayed) > 1:
+        periods = {every.get(term, 1) for p in group["params"] for term in trained_by.get(p, frozenset())}
+        if len(periods) > 1:
             fix = "Pass for example Adam([{'params': loss_fn.actor.parameters()}, {'params': loss_fn.qvalue.parameters()}])"
             got = "a group that also holds others"
             raise ConfigError(explain(f"The parameters of {sorted(every)}", "a parameter group of their own", got, fix))
@@ -251,6 +260,16 @@ def clip_(gradients: list[Tensor], max_norm: float | None) -> Tensor:
 def joint(norms: list[Tensor]) -> Tensor:
     """Return the norm of several vectors taken as one."""
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def check_apart(optimizers: Sequence[Optimizer], names: Mapping[nn.Parameter, str]) -> None:
+    """Raise ConfigError where a parameter stands in two optimizers or groups."""
+    seen: set[nn.Parameter] = set()
+    for parameter in (p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]):
+        if parameter in seen:
+            fix = "Give shared modules to one of them"
+            raise ConfigError(explain("Each parameter", "in one optimizer", f"{names[parameter]!r} in two", fix))
+        seen.add(parameter)
 
 
 def check_optimizer(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> None:

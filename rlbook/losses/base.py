@@ -14,9 +14,10 @@ from torch.nn.parameter import is_lazy
 
 from rlbook import keys
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
-from rlbook.losses.targets import copy_to_targets
+from rlbook.losses.targets import PREFIX, copy_to_targets, freeze, target_pairs
 
 if TYPE_CHECKING:
+    from rlbook.distributions import Distribution
     from rlbook.typing import Key
 
 Terms = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -106,11 +107,16 @@ class Loss(nn.Module):
 
     @torch.no_grad()
     def _materialise(self, batch: TensorDictBase) -> None:
-        """Let lazy layers find their sizes; targets then start as copies, as they do otherwise."""
-        if any(is_lazy(parameter) for parameter in self.parameters()):
+        """Let lazy layers find their sizes; targets then start as copies, as they do otherwise.
+
+        A target may be lazy where what it follows is not, after acting; and neither, after loading.
+        """
+        if any(is_lazy(parameter) for _, parameter in super().named_parameters()):
             self._only = None
             self.terms(batch, self.draw(batch))
             copy_to_targets(self)
+        for _, target in target_pairs(self):
+            freeze(target)
         self._sized = True
 
     def entries(self, batch: TensorDictBase) -> dict[Key, Tensor]:
@@ -133,16 +139,26 @@ class Loss(nn.Module):
             fix = "Pass by_agent(data, group, loss_fn.in_keys), or minibatches(..., sequence_len=...) of it"
             want, got = "sequences, time last", f"a group's steps {list(batch.batch_size)}, agents last"
             raise SpecError(explain("What networks with a memory learn from", want, got, fix))
-        for key, value in self.entries(batch).items():
+        entries = self.entries(batch)
+        self._check_action(entries.get(keys.ACTION), batch)
+        for key, value in entries.items():
             if key in PER_STEP and value.shape != batch.batch_size:
                 want, got = f"of shape {list(batch.batch_size)}", f"{list(value.shape)}"
                 fix = "Drop the trailing dimension, or convert the data with rlbook.interop.from_torchrl"
                 raise SpecError(explain(f"batch[{keys.pretty(key)!r}]", want, got, fix))
 
+    def _check_action(self, action: Any, batch: TensorDictBase) -> None:
+        """Raise SpecError where actions have more or fewer dimensions than those of the policy."""
+        policy = getattr(self, "actor", None) or getattr(self, "qvalue", None)
+        shape = getattr(getattr(policy, "spec", None), "event_shape", None)
+        if isinstance(action, Tensor) and shape is not None and action.ndim != batch.batch_dims + len(shape):
+            want, got = f"of shape {[*batch.batch_size, *shape]}", f"{list(action.shape)}"
+            raise SpecError(explain("batch['action']", want, got, "Keep actions as the policy returned them"))
+
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """List what there is to train: not the targets' weights, which are parameters until lazy layers find their sizes."""
         for name, parameter in super().named_parameters(*args, **options):
-            if parameter.requires_grad or not is_lazy(parameter):
+            if parameter.requires_grad or not any(part.startswith(PREFIX) for part in name.split(".")):
                 yield name, parameter
 
     def hyper(self, **values: float) -> None:
@@ -181,6 +197,25 @@ def check_hyper(name: str, value: Any) -> None:
     if not low <= value <= high:
         want = f"in [{low:g}, {high:g}]" if high < math.inf else "at least 0"
         raise ConfigError(explain(name, want, repr(value), f"Pass for example {name}={0.99 if name == 'gamma' else 0.1}"))
+
+
+def check_dist(dist: Distribution, loss_fn: Loss, *, gradient: bool = False, chance: bool = False) -> Distribution:
+    """Return a policy's distribution, if it has what a loss needs.
+
+    Args:
+        dist: the distribution.
+        loss_fn: the loss, for the message.
+        gradient: its actions must carry a gradient to its parameters.
+        chance: its actions must be drawn, with a probability.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    lacks = "actions with a gradient" if gradient and not dist.has_rsample else "actions that are drawn"
+    if (gradient and not dist.has_rsample) or (chance and dist.deterministic):
+        fix = "Continuous actions have a gradient; make_actor(env, std='state') or std='shared' makes a policy that draws them"
+        raise ConfigError(explain(f"The policy of {type(loss_fn).__name__}", f"one with {lacks}", type(dist).__name__, fix))
+    return dist
 
 
 def check_kind(name: str, part: Any, kind: str) -> None:

@@ -57,7 +57,7 @@ class CrossQLoss(SoftLoss):
         """Return the critics' term."""
         nxt: Any = batch[keys.NEXT]
         with torch.no_grad():
-            next_action, log_prob = self.actor.dist(nxt).sample_with_log_prob(noise.get("next_action"))
+            next_action, log_prob = self.draw_actions(nxt, noise.get("next_action"))
         both: dict[Key, Tensor] = {key: torch.stack((batch[key], nxt[key])) for key in self.qvalue.in_keys}
         q, next_q = self.qvalue.members(both, torch.stack((batch[keys.ACTION], next_action))).unbind(1)
         soft_value = soft_clipped_value(next_q.detach(), log_prob, self.log_alpha.detach().exp())

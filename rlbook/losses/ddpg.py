@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.functional import smoothed_action, td0_target
-from rlbook.losses.base import Loss, Terms, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_dist, weighted_mean
 from rlbook.losses.sac import check_actor_critic, transition_keys
 from rlbook.losses.targets import target_of
 
@@ -86,7 +86,8 @@ class DDPGLoss(Loss):
             diagnostics = {"q_mean": q.mean(), "target_mean": target.mean(), keys.TD_ERROR: error.abs().mean(0)}
         if self.wants("loss_actor"):
             (critic,) = self._first
-            terms["loss_actor"] = -critic.value(batch, self.actor.dist(batch).mode, frozen=True).mean()
+            action = check_dist(self.actor.dist(batch), self, gradient=True).mode
+            terms["loss_actor"] = -critic.value(batch, action, frozen=True).mean()
         return terms, diagnostics
 
     @torch.no_grad()
@@ -151,7 +152,7 @@ class TD3Loss(DDPGLoss):
         if not getattr(spec, "bounded", False):
             return action + (self.noise_scale * noise["next_action"]).clamp(-self.noise_clip, self.noise_clip)
         low, high = spec.low, spec.high  # type: ignore[attr-defined]
-        half = (high - low) / 2
+        half = ((high - low) / 2).where(high > low, 1.0)  # an action that cannot change stays
         unit = smoothed_action(
             action / half, noise["next_action"], low / half, high / half, scale=self.noise_scale, clip=self.noise_clip
         )

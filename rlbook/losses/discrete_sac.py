@@ -90,6 +90,9 @@ class DiscreteSACLoss(Loss):
         if not hasattr(actor, "dist"):
             fix = "Wrap the network: Actor(net, env.action_spec)"
             raise ConfigError(explain("actor", "an Actor", type(actor).__name__, fix))
+        if actor.spec.dtype.is_floating_point:
+            fix = "For continuous actions use SACLoss"
+            raise ConfigError(explain("The actions of actor", "one choice of several", repr(actor.spec), fix))
         if not hasattr(qvalue, "pick"):
             fix = "Wrap the network: QValueActor(net, env.action_spec); for continuous actions use SACLoss"
             raise ConfigError(explain("qvalue", "a QValueActor", type(qvalue).__name__, fix))

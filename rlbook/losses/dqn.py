@@ -34,7 +34,7 @@ class DQNLoss(Loss):
     (:math:`\theta'' = \theta`), which does not overestimate as much.
 
     Args:
-        qvalue: the learnt action values; trained by ``loss_value``.
+        qvalue: the learnt action values; trained by ``loss_value``. Of an ensemble the target takes the lowest, and all learn.
         gamma: discount, in [0, 1]. A batch of n-step returns brings its own ``discount``.
         double: double Q-learning.
         distance: ``"smooth_l1"`` (Huber with threshold 1, the paper's clipped error) or ``"l2"`` (squared).
@@ -78,9 +78,12 @@ class DQNLoss(Loss):
 
     def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
-        value, target = self.qvalue.pick(self.qvalue.values(batch), batch[keys.ACTION]), self.target(batch, noise)
-        terms = {"loss_value": weighted_mean(DISTANCES[self.distance](value, target), batch)}
-        return terms, {keys.TD_ERROR: (target - value).abs(), "q_mean": value.mean(), "target_mean": target.mean()}
+        members = self.qvalue.chosen(batch, batch[keys.ACTION])
+        target = self.target(batch, noise).to(members.dtype)
+        distance = DISTANCES[self.distance](members, target.expand_as(members)).sum(0)
+        error = (target - members).abs().mean(0)
+        terms = {"loss_value": weighted_mean(distance, batch)}
+        return terms, {keys.TD_ERROR: error, "q_mean": members.mean(), "target_mean": target.mean()}
 
     @torch.no_grad()
     def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import normalize, reinforce_loss
-from rlbook.losses.base import Loss, Terms, unique
+from rlbook.losses.base import Loss, Terms, check_dist, unique
 
 if TYPE_CHECKING:
     from rlbook.distributions import Distribution
@@ -93,7 +93,7 @@ class OnPolicyLoss(Loss):
             advantage = batch[keys.ADVANTAGE]
             if self.normalize_advantage:
                 advantage = normalize(advantage)
-            dist = self.actor.dist(batch)
+            dist = check_dist(self.actor.dist(batch), self, chance=True)
             terms["loss_actor"], diagnostics = self.surrogate(batch, dist, advantage)
             diagnostics["entropy"] = dist.entropy().mean()
             terms["loss_entropy"] = -self.entropy_coef * diagnostics["entropy"]

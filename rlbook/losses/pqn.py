@@ -59,6 +59,8 @@ class PQNLoss(Loss):
 
     def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
-        value, target = self.qvalue.pick(self.qvalue.values(batch), batch[keys.ACTION]), batch[keys.VALUE_TARGET].detach()
-        terms = {"loss_value": weighted_mean(squared_loss(value, target), batch)}
-        return terms, {keys.TD_ERROR: (target - value).abs(), "q_mean": value.mean(), "target_mean": target.mean()}
+        members, target = self.qvalue.chosen(batch, batch[keys.ACTION]), batch[keys.VALUE_TARGET].detach()
+        distance = squared_loss(members, target.expand_as(members)).sum(0)
+        error = (target - members).abs().mean(0)
+        terms = {"loss_value": weighted_mean(distance, batch)}
+        return terms, {keys.TD_ERROR: error, "q_mean": members.mean(), "target_mean": target.mean()}

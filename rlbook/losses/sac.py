@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import sac_actor_loss, soft_clipped_value, td0_target, temperature_loss
-from rlbook.losses.base import Loss, Terms, next_of, unique, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_dist, next_of, unique, weighted_mean
 from rlbook.losses.targets import target_of
 
 if TYPE_CHECKING:
@@ -71,10 +71,14 @@ class SoftLoss(Loss):
         """See the class."""
         terms, diagnostics = self.critic(batch, noise) if self.wants("loss_value") else ({}, {})
         if self.wants("loss_actor") or self.wants("loss_alpha"):
-            action, log_prob = self.actor.dist(batch).sample_with_log_prob(noise.get("action"))
+            action, log_prob = self.draw_actions(batch, noise.get("action"))
             actor_terms, more = self.policy_terms(log_prob, self.policy_value(batch, action))
             terms, diagnostics = {**terms, **actor_terms}, {**diagnostics, **more}
         return terms, diagnostics
+
+    def draw_actions(self, data: TensorDictBase, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the policy's actions for observations ``[*]``, which carry a gradient, and their log-probabilities ``[*]``."""
+        return check_dist(self.actor.dist(data), self, gradient=True, chance=True).sample_with_log_prob(noise)
 
     def policy_terms(self, log_prob: Tensor, value: Tensor) -> Terms:
         """Return the terms of the actor and of the temperature, from actions drawn and their values ``[*]``."""
@@ -156,7 +160,7 @@ class SACLoss(SoftLoss):
     def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:
         """Return what the value of the action should be, ``[*]``."""
         nxt: Any = batch[keys.NEXT]
-        action, log_prob = self.actor.dist(nxt).sample_with_log_prob(noise.get("next_action"))
+        action, log_prob = self.draw_actions(nxt, noise.get("next_action"))
         members = self.target_members(self.target_qvalue.members(nxt, action), noise)
         return self.bellman(batch, soft_clipped_value(members, log_prob, self.log_alpha.exp()))
 
@@ -220,7 +224,7 @@ class SACv1Loss(SoftLoss):
     def terms(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """See the class."""
         terms, diagnostics = self.critic(batch, noise) if self.wants("loss_value") else ({}, {})
-        action, log_prob = self.actor.dist(batch).sample_with_log_prob(noise.get("action"))
+        action, log_prob = self.draw_actions(batch, noise.get("action"))
         q = self.policy_value(batch, action)
         actor_terms, more = self.policy_terms(log_prob, q)
         target = (q - more["alpha"] * log_prob).detach()

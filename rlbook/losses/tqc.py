@@ -87,7 +87,7 @@ class TQCLoss(SoftLoss):
     def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:
         """Return the atoms of the target, ``[*, n (M - drop)]``."""
         nxt: Any = batch[keys.NEXT]
-        action, log_prob = self.actor.dist(nxt).sample_with_log_prob(noise.get("next_action"))
+        action, log_prob = self.draw_actions(nxt, noise.get("next_action"))
         pool = truncated_atoms(self.target_qvalue.atoms(nxt, action), self.drop)
         soft = pool - (self.log_alpha.exp() * log_prob).unsqueeze(-1)
         return bellman_atoms(nxt[keys.REWARD], soft, nxt[keys.TERMINATED], batch.get(keys.DISCOUNT, self.gamma))

@@ -88,7 +88,7 @@ class TRPOUpdate:
         self.loss_fn, self.max_kl, self.damping, self.iterations = loss_fn, max_kl, damping, iterations
         self.shrink, self.tries = shrink, tries
         self.value_epochs, self.value_size = value_epochs, value_size
-        self.flat = FlatParameters(loss_fn.actor.parameters())
+        self.flat = FlatParameters(p for p in loss_fn.actor.parameters() if p.requires_grad)
         for module in loss_fn.actor.modules():
             module.register_state_dict_post_hook(save_copies)
         self.value_update = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from functools import reduce
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from rlbook import keys
@@ -19,6 +21,7 @@ from rlbook.losses._groups import (
     Following,
     Group,
     Held,
+    check_apart,
     check_every,
     check_optimizer,
     clip_,
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from rlbook.losses.base import Loss
     from rlbook.losses.targets import SoftUpdate
     from rlbook.typing import Key
+
+MAX_SETTINGS = 3
+"""How often compiled code is made anew because an optimizer's constants have changed, before the update goes on eagerly."""
 
 GRAD_NORM = "grad_norm"
 
@@ -127,6 +133,11 @@ class Update:
         names = {parameter: name for name, parameter in loss_fn.named_parameters()}
         for optimizer in optimizers:
             check_optimizer(optimizer, names)
+        check_apart(optimizers, names)
+        lazy = [path for path, holder, leaf in places_of(loss_fn) if is_lazy(holder[leaf]) and holder[leaf] not in names]
+        if lazy:
+            fix = "Call loss_fn(batch) once before: its layers then find their sizes, and its targets begin as copies"
+            raise ConfigError(explain("The loss", "initialised", f"a lazy layer that has seen no data, {lazy[0]}", fix))
         trained_by = terms_by_parameter(loss_fn)
         check_every(self.every, loss_fn, optimizers, trained_by)
         self._peers = Peers(None if distributed is True else distributed) if distributed else None
@@ -138,6 +149,7 @@ class Update:
             Compiled(part) for part in (self._whole_step, self._first_part, self._second_part)
         )
         self._names: dict[Hashable, tuple[list[str], list[str]]] = {}
+        self._settings: set[Hashable] = set()
         self._following = Following(target, self.groups) if target is not None else None
         self._place(names)
         for module in loss_fn.modules():
@@ -158,6 +170,7 @@ class Update:
         self._owners = [(path, trained[holder[leaf]]) for path, holder, leaf in places if holder[leaf] in trained]
         self._followers = [(path, followers[id(holder[leaf])]) for path, holder, leaf in places if id(holder[leaf]) in followers]
         own = {path for path, _ in (*self._owners, *self._followers)}
+        self._held = [(path, holder, leaf, holder[leaf], holder[leaf] in trained) for path, holder, leaf in places if path in own]
         self._others = [(path, holder, leaf) for path, holder, leaf in places if path not in own]
 
     def __call__(self, batch: TensorDictBase) -> TensorDict:
@@ -169,12 +182,9 @@ class Update:
                 running statistics of a normalisation have seen the batch. (On a GPU, where asking means waiting, this is found
                 out at every 100th call, and an eager step is taken. In float16 such steps are left out, and this is raised when
                 the scale of the loss has fallen below 1.)
-            ConfigError: modules of the loss were moved.
+            ConfigError: modules of the loss were moved, replaced or frozen since the update was built.
         """
-        for group in self.groups:
-            group.flat.check_tied()
-        if self._following is not None:
-            self._following.check_tied()
+        self._check_held()
         self._calls += 1
         only = self._active_terms()
         moves = self.target is not None and self.target.due()
@@ -187,6 +197,31 @@ class Update:
                 self.compiled = False
                 warn_eager(f"The update of {type(self.loss_fn).__name__}", error, stacklevel=3)
         return self._eager_call(batch, noise, only, active, moves)
+
+    def _check_held(self) -> None:
+        """Raise ConfigError where the loss holds other tensors than those that are stepped: nothing would be learnt, silently.
+
+        To look at everything takes as long as a small step, so some of it is looked at in turn, one tensor in each call.
+        """
+        for group in self.groups:
+            group.flat.check_tied(self._calls)
+        if self._following is not None:
+            self._following.check_tied(self._calls)
+        turn = self._held[self._calls % len(self._held)]
+        for path, _, _, tensor, trained in (turn,) if self.compiled else self._held:
+            if trained and not tensor.requires_grad:
+                fix = "Freeze it before you build the optimizer, and leave it out there"
+                raise ConfigError(explain(f"{path} of the loss", "trainable", "one with requires_grad=False", fix))
+        path, _, _, tensor, trained = turn
+        reached = reduce(lambda part, name: getattr(part, name, None), path.split("."), self.loss_fn)
+        gone = [(path, trained)] if reached is not tensor else []
+        gone += [(path, trained) for path, holder, leaf, tensor, trained in self._held if holder.get(leaf) is not tensor]
+        for path, trained in gone[:1]:
+            if not trained:
+                fix = "Move modules first (loss_fn.to(...)), then build the update"
+                raise ConfigError(explain("Target networks", "where they were", "modules that were moved", fix))
+            fix = "Replace or load modules first (load_state_dict without assign=True), then build optimizer and update"
+            raise ConfigError(explain(f"{path} of the loss", "the tensor that the update steps", "another one", fix))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what to save beside loss and optimizers: the number of calls, which ``every`` goes by, and float16's scale."""
@@ -270,7 +305,11 @@ class Update:
         tensors += [] if self._following is None else self._following.state()
         tensors += [] if self._scale is None else self._scale.state()
         tensors.append(self._finite)
-        static = (batch.batch_size, tuple(entries), tuple(noise), only, in_graph)
+        settings = tuple(group.settings for group in self.groups)
+        self._settings.add(settings)
+        if len(self._settings) > MAX_SETTINGS:
+            raise CompileError("the optimizer's betas, eps or weight_decay keep changing")
+        static = (batch.batch_size, tuple(entries), tuple(noise), only, in_graph, settings)
         if self._peers is None:
             values, *rows = self._step(tensors, *static, volatile=len(given))
             metrics = self._named(static, values, rows)
@@ -332,6 +371,7 @@ class Update:
         noise_keys: tuple[str, ...],
         only: tuple[str, ...] | None,
         moves: bool,
+        _settings: Hashable,
     ) -> Held:
         """Give the tensors of a compiled call their meaning; the order is that of :meth:`_compiled_call`."""
         given = iter(tensors)

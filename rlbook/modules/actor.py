@@ -18,6 +18,8 @@ from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, state_befor
 from rlbook.specs import Bounded, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class Reader(nn.Module):
     """A module or function of some entries.
@@ -153,6 +155,8 @@ class Actor(Reader):
         """Return the distribution with these parameters, ``[*, P]`` as from :meth:`read`, and the mask of :meth:`mask_of`."""
         if self._chosen is None:
             self._chosen = self._choose(params)
+        if params.dtype in HALF:  # under autocast; probabilities want more digits
+            params = params.float()
         return self._chosen.from_params(params, self.spec, mask)
 
     def mask_of(self, data: TensorDictBase | Mapping[Key, Tensor]) -> Any:

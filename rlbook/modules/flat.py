@@ -64,11 +64,22 @@ class FlatParameters:
         filled = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(self.parameters, gradients, strict=True)]
         torch.cat([grad.flatten() for grad in filled], out=self.gradient)
 
-    def check_tied(self) -> None:
-        """Raise ConfigError when a parameter has moved out of the vector: it would be read, but never updated."""
-        if self.parameters[0].data_ptr() != self.vector.data_ptr():
+    def check_tied(self, turn: int | None = None) -> None:
+        """Raise ConfigError when a parameter has moved out of the vector: it would be read, but never updated.
+
+        Args:
+            turn: look at the first one and at this one (modulo their number), which costs less; at all when None.
+        """
+        if not in_vector(self.vector, self.parameters, self.offsets, turn):
             fix = "Move modules first (loss_fn.to(...)), then build the optimizer and the update"
             raise ConfigError(explain("Flat parameters", "where they were", "modules that were moved or flattened again", fix))
+
+
+def in_vector(vector: Tensor, tensors: Sequence[Tensor], offsets: Sequence[int], turn: int | None = None) -> bool:
+    """Say whether tensors are views of a vector, each at its offset; with ``turn`` only the first and that one are looked at."""
+    start, size = vector.data_ptr(), vector.element_size()
+    which = range(len(tensors)) if turn is None else (0, turn % len(tensors))
+    return all(tensors[i].data_ptr() == start + size * offsets[i] or not tensors[i].numel() for i in which)
 
 
 def save_copies(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

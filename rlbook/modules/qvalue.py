@@ -205,6 +205,11 @@ class QValueActor(Reader):
         """Return the values of actions of the spec: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""
         return self.at(values, self.index(action))
 
+    def chosen(self, data: Data, action: Tensor) -> Tensor:
+        """Return the value that each critic gives to actions of the spec ``[*]``, ``[n, *]``."""
+        index = self.index(action)
+        return self.at(self.members(data), index.expand(self.num_members, *index.shape))
+
     @staticmethod
     def at(values: Tensor, index: Tensor) -> Tensor:
         """Return the values of the actions with these indices ``[*]``: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlbook.errors import ConfigError, SpecError, explain
+from rlbook.errors import ConfigError, NonFiniteError, SpecError, explain
 
 
 class RunningValueNorm(nn.Module):
@@ -60,12 +60,23 @@ class RunningValueNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, target: Tensor) -> None:
-        """Learn from the value targets of a rollout ``[*]``, in units of the return."""
+        """Learn from the value targets of a rollout ``[*]``, in units of the return.
+
+        Raises:
+            NonFiniteError: one is not finite; then nothing is learnt.
+        """
+        self.check(target)
         self.steps += 1
         weight = self.beta / (1 - (1 - self.beta) ** self.steps)
         target = target.double()
         self.mean.lerp_(target.mean(), weight)
         self.square.lerp_(target.square().mean(), weight)
+
+    def check(self, target: Tensor) -> None:
+        """Raise NonFiniteError unless targets are numbers: one that is not would stay in the statistics for good."""
+        if not target.numel() or not bool(target.isfinite().all()):
+            got = "none" if not target.numel() else "some that are not"
+            raise NonFiniteError(explain("Value targets", "finite", got, "Look for huge or missing rewards in the rollout"))
 
     def normalize(self, target: Tensor) -> Tensor:
         """Turn returns ``[*]`` into what the critic learns."""
