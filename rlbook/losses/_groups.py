@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from rlbook.errors import ConfigError, check_count, explain
 from rlbook.modules.compiled import stored
-from rlbook.modules.flat import FlatParameters, in_vector
+from rlbook.modules.flat import FlatParameters, in_vector, offsets_of
 
 if TYPE_CHECKING:
     from rlbook.losses.base import Loss
@@ -138,8 +138,7 @@ class Following:
         self.vector = torch.cat([tensor.detach().flatten() for tensor in self.targets])
         for tensor, view in zip(self.targets, self.views(self.vector), strict=True):
             tensor.data = view
-        sizes = [tensor.numel() for tensor in self.targets]
-        self.offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.offsets = offsets_of(self.targets)
         self.tau = Live(self.vector.device)
         place = {p: (group, o) for group in groups for p, o in zip(group.flat.parameters, group.flat.offsets, strict=True)}
         self.flat = all(tensor in place for tensor in sources)
@@ -178,6 +177,17 @@ class Following:
             self.vector.lerp_(self.source({group: group.data for group, *_ in self.runs}), self.target.tau)
         else:
             self.target.move()
+
+
+class Stepped(NamedTuple):
+    """A tensor that an update steps, and where the loss holds it."""
+
+    path: str
+    holder: dict[str, Any]
+    leaf: str
+    tensor: Tensor
+    trained: bool
+    """By an optimizer; else it is a target's, which follows."""
 
 
 class Held(NamedTuple):

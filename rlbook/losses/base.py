@@ -115,8 +115,9 @@ class Loss(nn.Module):
             self._only = None
             self.terms(batch, self.draw(batch))
             copy_to_targets(self)
-        for _, target in target_pairs(self):
-            freeze(target)
+        else:
+            for _, target in target_pairs(self):
+                freeze(target)
         self._sized = True
 
     def entries(self, batch: TensorDictBase) -> dict[Key, Tensor]:
@@ -211,11 +212,18 @@ def check_dist(dist: Distribution, loss_fn: Loss, *, gradient: bool = False, cha
     Raises:
         ConfigError: it has not.
     """
-    lacks = "actions with a gradient" if gradient and not dist.has_rsample else "actions that are drawn"
-    if (gradient and not dist.has_rsample) or (chance and dist.deterministic):
+    no_gradient, no_chance = gradient and not dist.has_rsample, chance and dist.deterministic
+    if no_gradient or no_chance:
+        lacks = "actions with a gradient" if no_gradient else "actions that are drawn"
         fix = "Continuous actions have a gradient; make_actor(env, std='state') or std='shared' makes a policy that draws them"
         raise ConfigError(explain(f"The policy of {type(loss_fn).__name__}", f"one with {lacks}", type(dist).__name__, fix))
     return dist
+
+
+def check_single(qvalue: Any, fix: str) -> None:
+    """Raise ConfigError where action values are those of an ensemble."""
+    if qvalue.num_members > 1:
+        raise ConfigError(explain("qvalue", "a single network", f"{qvalue.num_members} members", fix))
 
 
 def check_kind(name: str, part: Any, kind: str) -> None:

@@ -111,8 +111,7 @@ class DiscreteSACLoss(Loss):
         """See the class."""
         terms, diagnostics = {}, {}
         if self.wants("loss_value"):
-            members = self.qvalue.members(batch)
-            chosen = torch.stack([self.qvalue.pick(values, batch[keys.ACTION]) for values in members])
+            chosen = self.qvalue.chosen(batch, batch[keys.ACTION])
             error = chosen - self.target(batch)
             terms["loss_value"] = weighted_mean(error.square().sum(0), batch)
             diagnostics = {"q_mean": chosen.mean(), keys.TD_ERROR: error.abs().mean(0)}

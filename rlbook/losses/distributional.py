@@ -18,7 +18,7 @@ from rlbook.functional import (
     categorical_projection,
     quantile_huber_loss,
 )
-from rlbook.losses.base import Terms, check_kind, weighted_mean
+from rlbook.losses.base import Terms, check_kind, check_single, weighted_mean
 from rlbook.losses.dqn import DQNLoss
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ class DistributionalLoss(DQNLoss):
 
     def __init__(self, qvalue: QValueActor, *, gamma: float = 0.99, double: bool = False):
         check_kind("qvalue", qvalue, self.learns)
-        if qvalue.num_members > 1:
-            fix = "Pass a single network; TQC learns the quantiles of several"
-            raise ConfigError(explain("qvalue", "a single network", f"{qvalue.num_members} members", fix))
+        check_single(qvalue, "Pass a single network; TQC learns the quantiles of several")
         super().__init__(qvalue, gamma=gamma, double=double)
 
     def next_action(self, nxt: TensorDictBase, outputs: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from rlbook import keys
 from rlbook.errors import ConfigError, check_count, explain
 from rlbook.functional import chosen_value, n_step_return
 from rlbook.functional.rescaling import squash_value, unsquash_value
-from rlbook.losses.base import Terms, next_of, unique
+from rlbook.losses.base import Terms, check_single, next_of, unique
 from rlbook.losses.dqn import DISTANCES, DQNLoss
 from rlbook.modules.recurrent import Carrying, warm_up
 
@@ -66,9 +66,7 @@ class R2D2Loss(DQNLoss):
         if getattr(qvalue, "state_key", None) is None:
             fix = "Pass for example QValueActor(GRU(num_actions, in_features), env.action_spec), or use DQNLoss"
             raise ConfigError(explain("qvalue", "a QValueActor with a recurrent network", type(qvalue).__name__, fix))
-        if qvalue.num_members > 1:
-            fix = "Pass a single network; DQNLoss learns several"
-            raise ConfigError(explain("qvalue", "a single network", f"{qvalue.num_members} members", fix))
+        check_single(qvalue, "Pass a single network; DQNLoss learns several")
         check_count("n", n, example=5)
         check_count("burn_in", burn_in, 0, example=5)
         super().__init__(qvalue, gamma=gamma, **options)

@@ -21,6 +21,7 @@ from rlbook.losses._groups import (
     Following,
     Group,
     Held,
+    Stepped,
     check_apart,
     check_every,
     check_optimizer,
@@ -170,7 +171,8 @@ class Update:
         self._owners = [(path, trained[holder[leaf]]) for path, holder, leaf in places if holder[leaf] in trained]
         self._followers = [(path, followers[id(holder[leaf])]) for path, holder, leaf in places if id(holder[leaf]) in followers]
         own = {path for path, _ in (*self._owners, *self._followers)}
-        self._held = [(path, holder, leaf, holder[leaf], holder[leaf] in trained) for path, holder, leaf in places if path in own]
+        held = [(path, holder, leaf, holder[leaf], holder[leaf] in trained) for path, holder, leaf in places if path in own]
+        self._stepped = [Stepped(*place) for place in held]
         self._others = [(path, holder, leaf) for path, holder, leaf in places if path not in own]
 
     def __call__(self, batch: TensorDictBase) -> TensorDict:
@@ -207,21 +209,20 @@ class Update:
             group.flat.check_tied(self._calls)
         if self._following is not None:
             self._following.check_tied(self._calls)
-        turn = self._held[self._calls % len(self._held)]
-        for path, _, _, tensor, trained in (turn,) if self.compiled else self._held:
-            if trained and not tensor.requires_grad:
+        turn = self._stepped[self._calls % len(self._stepped)]
+        for place in (turn,) if self.compiled else self._stepped:
+            if place.trained and not place.tensor.requires_grad:
                 fix = "Freeze it before you build the optimizer, and leave it out there"
-                raise ConfigError(explain(f"{path} of the loss", "trainable", "one with requires_grad=False", fix))
-        path, _, _, tensor, trained = turn
-        reached = reduce(lambda part, name: getattr(part, name, None), path.split("."), self.loss_fn)
-        gone = [(path, trained)] if reached is not tensor else []
-        gone += [(path, trained) for path, holder, leaf, tensor, trained in self._held if holder.get(leaf) is not tensor]
-        for path, trained in gone[:1]:
-            if not trained:
-                fix = "Move modules first (loss_fn.to(...)), then build the update"
-                raise ConfigError(explain("Target networks", "where they were", "modules that were moved", fix))
+                raise ConfigError(explain(f"{place.path} of the loss", "trainable", "one with requires_grad=False", fix))
+        reached = reduce(lambda part, name: getattr(part, name, None), turn.path.split("."), self.loss_fn)
+        gone = [turn] if reached is not turn.tensor else []
+        gone = gone or [place for place in self._stepped if place.holder.get(place.leaf) is not place.tensor]
+        if gone and gone[0].trained:
             fix = "Replace or load modules first (load_state_dict without assign=True), then build optimizer and update"
-            raise ConfigError(explain(f"{path} of the loss", "the tensor that the update steps", "another one", fix))
+            raise ConfigError(explain(f"{gone[0].path} of the loss", "the tensor that the update steps", "another one", fix))
+        if gone:
+            fix = "Move modules first (loss_fn.to(...)), then build the update"
+            raise ConfigError(explain("Target networks", "where they were", "modules that were moved", fix))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what to save beside loss and optimizers: the number of calls, which ``every`` goes by, and float16's scale."""

@@ -7,6 +7,7 @@ weights are updated by one kernel, clipped by one norm, averaged by one ``lerp_`
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -37,8 +38,7 @@ class FlatParameters:
         if len(kinds) != 1:
             fix = "Put parameters of different kinds into different parameter groups"
             raise ConfigError(explain("Parameters to flatten", "of one dtype and device", f"{sorted(map(str, kinds))}", fix))
-        sizes = [p.numel() for p in self.parameters]
-        self.offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.offsets = offsets_of(self.parameters)
         self.vector = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
         self.vector.grad = self.gradient = torch.zeros_like(self.vector)
         self.gradients = self.views(self.gradient)
@@ -73,6 +73,11 @@ class FlatParameters:
         if not in_vector(self.vector, self.parameters, self.offsets, turn):
             fix = "Move modules first (loss_fn.to(...)), then build the optimizer and the update"
             raise ConfigError(explain("Flat parameters", "where they were", "modules that were moved or flattened again", fix))
+
+
+def offsets_of(tensors: Sequence[Tensor]) -> list[int]:
+    """Return where each tensor begins in a vector that holds them one after the other."""
+    return [0, *accumulate(tensor.numel() for tensor in tensors)][: len(tensors)]
 
 
 def in_vector(vector: Tensor, tensors: Sequence[Tensor], offsets: Sequence[int], turn: int | None = None) -> bool:
