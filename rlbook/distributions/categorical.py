@@ -12,10 +12,27 @@ from typing_extensions import override
 
 from rlbook import specs
 from rlbook.distributions.base import Distribution, as_event, check_value, sum_event
+from rlbook.errors import SpecError, explain
 from rlbook.typing import DeviceLike, Shape
 
 _BELOW_ONE = 1 - 2.0**-24
 """The largest float32 below 1."""
+
+
+def mask_out(x: Tensor, mask: Tensor, otherwise: float) -> Tensor:
+    """Return ``x`` ``[*, n]`` with ``otherwise`` in the place of the choices that the mask forbids.
+
+    Args:
+        x: a number for each choice.
+        mask: which choices are allowed, bool ``[*, n]``, or numbers that are 0 where they are not, as Gymnasium's are.
+
+    Raises:
+        SpecError: the mask has another number of choices.
+    """
+    if mask.ndim == 0 or mask.shape[-1] != x.shape[-1]:
+        fix = "Let the observation's mask have one entry for each choice"
+        raise SpecError(explain("An action mask", f"of shape [*, {x.shape[-1]}]", f"{list(mask.shape)}", fix))
+    return torch.where(mask.bool(), x, otherwise)
 
 
 @final
@@ -37,7 +54,7 @@ class Categorical(Distribution):
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None, dtype: torch.dtype = torch.int64):
         if mask is not None:
-            logits = torch.where(mask.bool(), logits, torch.finfo(logits.dtype).min)
+            logits = mask_out(logits, mask, torch.finfo(logits.dtype).min)
         self.logits = logits.log_softmax(-1)
         self.dtype = dtype
 
@@ -223,7 +240,7 @@ class MultiCategorical(Distribution):
         dtype: torch.dtype = torch.int64,
     ):
         lowest = torch.finfo(logits.dtype).min
-        logits = logits if mask is None else torch.where(mask.bool(), logits, lowest)
+        logits = logits if mask is None else mask_out(logits, mask, lowest)
         self.factors = Categorical(_rows(logits, nvec, lowest), dtype=dtype)
         self.event_shape = torch.Size((len(nvec),) if event_shape is None else event_shape)
 

@@ -84,13 +84,13 @@ class QuantileQValueActor(QValueActor):
         net: module or function from the observation entries ``[*, ...]`` to ``[*, A quantiles]``, by action.
         spec: the action spec, ``Categorical`` or ``OneHot``.
         in_keys: the entries ``net`` reads.
-        quantiles: how many, at least 2.
+        quantiles: how many.
 
     Attributes:
         tau: the probabilities below each quantile, float32 ``[quantiles]``.
 
     Raises:
-        ConfigError: ``quantiles`` is less than 2.
+        ConfigError: ``quantiles`` is not positive.
         SpecError: see :class:`~rlbook.modules.QValueActor`.
 
     Source: Dabney et al. 2018, "Distributional Reinforcement Learning with Quantile Regression", section 3.
@@ -114,7 +114,7 @@ class QuantileQValueActor(QValueActor):
         quantiles: int = 200,
     ):
         super().__init__(net, spec, in_keys)
-        self.outputs_per_action = check_count("quantiles", quantiles, 2, example=51)
+        self.outputs_per_action = check_count("quantiles", quantiles, example=51)
         first = next(self.parameters(), None)
         self.register_buffer("tau", quantile_midpoints(quantiles, device=None if first is None else first.device))
 

@@ -380,6 +380,9 @@ def _recurrent(
     *head: nn.Module,
 ) -> nn.Module:
     """Chain the layers with a recurrent one in the place of the last hidden one."""
+    if not isinstance(num_cells, int) and not len(num_cells):
+        fix = "Pass for example num_cells=(64,): the last layer is the recurrent one"
+        raise ConfigError(explain("num_cells of a network with a memory", "at least one layer", f"{num_cells}", fix))
     *cells, size = [num_cells] if isinstance(num_cells, int) else num_cells
     last = nn.Linear(size, outputs)
     if gains is not None:

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook import keys
+from rlbook.distributions.categorical import mask_out
 from rlbook.errors import SpecError, check_count, explain
 from rlbook.modules.actor import Reader
 from rlbook.modules.ensemble import Ensemble
@@ -145,8 +146,8 @@ class QValueActor(Reader):
     """
 
     role = "qvalue"
-    outputs_per_action: int = 1
-    """Network outputs for each action; more for a distribution over returns."""
+    outputs_per_action: int | None = None
+    """How many numbers describe the return of an action; None where one does, its value."""
 
     def __init__(self, net: Callable[..., Tensor], spec: Spec, in_keys: Sequence[Key] = (keys.OBSERVATION,)):
         super().__init__(net, in_keys)
@@ -163,12 +164,14 @@ class QValueActor(Reader):
     def outputs(self, data: Data, *extra: Tensor, frozen: bool = False) -> Tensor:
         """Return what the network says of each action: ``[*, A]``, or ``[*, A, K]`` where K numbers describe a return."""
         out = self.read(data, *extra, frozen=frozen)
-        want = self.spec.n * self.outputs_per_action
+        each = self.outputs_per_action
+        want = self.spec.n * (each or 1)
         if out.ndim == 0 or out.shape[-1] != want:
-            each = f", {self.outputs_per_action} for each action" if self.outputs_per_action > 1 else ", one for each action"
             got, fix = f"{list(out.shape)}", f"Give it out_features={want}"
-            raise SpecError(explain("An action-value network's output", f"of shape [*, {want}]{each}", got, fix))
-        return out if self.outputs_per_action == 1 else out.unflatten(-1, (self.spec.n, self.outputs_per_action))
+            raise SpecError(
+                explain("An action-value network's output", f"of shape [*, {want}], {each or 1} for each action", got, fix)
+            )
+        return out if each is None else out.unflatten(-1, (self.spec.n, each))
 
     def values(self, data: Data, *, frozen: bool = False) -> Tensor:
         """Return the value of each action, ``[*, A]``; of several critics the lowest."""
@@ -187,7 +190,7 @@ class QValueActor(Reader):
     def allowed(self, values: Tensor, data: Data) -> Tensor:
         """Return values ``[*, A]``, minus infinity where the observation's mask rules an action out."""
         mask = data.get(keys.ACTION_MASK, None)
-        return values if mask is None else values.where(mask.bool(), -torch.inf)  # Gymnasium's masks are int8
+        return values if mask is None else mask_out(values, mask, -torch.inf)
 
     def best(self, values: Tensor, data: Data) -> Tensor:
         """Return the index of the best allowed action, int64 ``[*]``, given values ``[*, A]``."""

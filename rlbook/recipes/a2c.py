@@ -13,7 +13,7 @@ from rlbook.estimators import GAE, Estimator
 from rlbook.functional import explained_variance
 from rlbook.losses import A2CLoss, compile_update
 from rlbook.modules import make_actor, make_value
-from rlbook.recipes.base import Recipe, normalized
+from rlbook.recipes.base import Recipe, normalized, numbers
 from rlbook.replay import minibatches
 
 
@@ -117,7 +117,6 @@ class A2C(Recipe):
                 metrics = self.update(batch)
             score = self.episodes(data)
             explained = explained_variance(data["state_value"], data["value_target"]).item()
-            losses = {name: value.item() for name, value in metrics.items()}
-            yield {"frames": self.frames, "episode_reward": score, "explained_variance": explained, **losses}
+            yield {"frames": self.frames, "episode_reward": score, "explained_variance": explained, **numbers(metrics)}
             if self.solved:
                 return

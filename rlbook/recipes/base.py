@@ -173,6 +173,10 @@ class Recipe(ABC):
             mine = {key: want.get(key) for key in other}
             fix = "Continue with the settings that the run began with"
             raise ConfigError(explain("The settings of a continued run", f"{other}", f"{mine}", fix))
+        done, size = state["parts"]["collector"]["frames"], self.collector.frames_per_batch
+        if done - size >= self.config.total_frames:  # the last batch may end beyond it
+            got, fix = f"total_frames={self.config.total_frames}", "Pass a larger total_frames"
+            raise ConfigError(explain("A continued run", f"longer than the {done} frames that it has", got, fix))
         if set(state["parts"]) != set(parts_of(self)):
             got, fix = f"{sorted(state['parts'])}", "Load it with the version of rlbook that wrote it"
             raise ConfigError(explain("A checkpoint's parts", f"{sorted(parts_of(self))}", got, fix))
@@ -189,6 +193,11 @@ def normalized(env: Env, gamma: float) -> TransformedEnv:
     ]
     norms = [VecNorm(quantities)] if quantities else []
     return TransformedEnv(env, Compose(RewardSum(), *norms, RewardNorm(gamma)))
+
+
+def numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the metrics that are single numbers, as such; what stands for each row, as ``td_error`` does, is left out."""
+    return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
 
 
 def check_settings(config: Any) -> None:

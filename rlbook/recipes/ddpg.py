@@ -12,7 +12,7 @@ from torch import nn
 from rlbook.collectors import Collector
 from rlbook.losses import DDPGLoss, SoftUpdate, compile_update
 from rlbook.modules import AdditiveGaussian, RandomWarmup, make_actor, make_qvalue
-from rlbook.recipes.base import Recipe
+from rlbook.recipes.base import Recipe, numbers
 from rlbook.replay import ReplayBuffer, TensorStorage
 
 
@@ -115,8 +115,7 @@ class DDPG(Recipe):
                 for _ in range(config.updates):
                     losses |= self.update(self.buffer.sample()).items()
             if self.due:
-                scalars = {name: value.item() for name, value in losses.items() if value.ndim == 0}
-                yield {"frames": self.frames, "episode_reward": score, **scalars}
+                yield {"frames": self.frames, "episode_reward": score, **numbers(losses)}
                 losses = {}
                 if self.solved:
                     return

@@ -13,7 +13,7 @@ from rlbook.collectors import Collector
 from rlbook.losses import DQNLoss, HardUpdate, compile_update
 from rlbook.losses.base import next_of, unique
 from rlbook.modules import EpsilonGreedy, Schedule, make_qvalue
-from rlbook.recipes.base import Recipe
+from rlbook.recipes.base import Recipe, numbers
 from rlbook.replay import NStep, ReplayBuffer, Sampler, TensorStorage
 
 
@@ -139,7 +139,7 @@ class DQN(Recipe):
         """Take the gradient steps of a round; return the metrics of the last one."""
         for batch in self.batches():
             metrics = self.step(batch)
-        return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+        return numbers(metrics)
 
     def batches(self) -> Iterable[Any]:
         """Return the samples of a round, drawn at once, which is faster than one by one, and the same: a round changes no row."""

@@ -12,7 +12,7 @@ from rlbook.collectors import Collector
 from rlbook.estimators import QLambda
 from rlbook.losses import PQNLoss, compile_update
 from rlbook.modules import EpsilonGreedy, make_qvalue
-from rlbook.recipes.base import Recipe
+from rlbook.recipes.base import Recipe, numbers
 from rlbook.replay import minibatches
 
 
@@ -96,7 +96,6 @@ class PQN(Recipe):
             data = self.estimator(data)
             for batch in minibatches(data, config.minibatch_size, epochs=config.epochs, in_keys=self.loss_fn.in_keys):
                 metrics = self.update(batch)
-            losses = {name: value.item() for name, value in metrics.items() if value.ndim == 0}
-            yield {"frames": self.frames, "episode_reward": self.episodes(data), **losses}
+            yield {"frames": self.frames, "episode_reward": self.episodes(data), **numbers(metrics)}
             if self.solved:
                 return

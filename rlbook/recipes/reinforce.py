@@ -12,7 +12,7 @@ from tensordict import TensorDictBase
 from rlbook.collectors import Collector
 from rlbook.losses import ReinforceLoss, compile_update
 from rlbook.modules import make_actor, make_value
-from rlbook.recipes.base import Recipe, normalized
+from rlbook.recipes.base import Recipe, normalized, numbers
 from rlbook.trainers import WholeEpisodes
 
 
@@ -96,7 +96,7 @@ class Reinforce(Recipe):
             losses = {}
             if len(batch):
                 batch["advantage"] = batch["value_target"] - self.predicted(batch)
-                losses = {name: value.item() for name, value in self.update(batch).items()}
+                losses = numbers(self.update(batch))
             yield {"frames": self.frames, "episode_reward": score, **losses}
             if self.solved:
                 return

@@ -308,7 +308,7 @@ def test_arguments_are_checked():
         CategoricalQValueActor(net(3), DISCRETE, v_min=1.0, v_max=0.0)
     with pytest.raises(ConfigError, match="atoms must be an integer of at least 2; got 1"):
         CategoricalQValueActor(net(3), DISCRETE, atoms=1)
-    with pytest.raises(ConfigError, match="quantiles must be an integer of at least 2; got 0"):
+    with pytest.raises(ConfigError, match="quantiles must be a positive integer; got 0"):
         QuantileQValueActor(net(3), DISCRETE, quantiles=0)
     with pytest.raises(ConfigError, match="kappa must be 0 or more; got -1"):
         QRDQNLoss(quantile(), kappa=-1.0)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from rlbook import CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
 from rlbook.distributions import Categorical, DiagNormal, MultiCategorical, TanhNormal
 from rlbook.errors import ConfigError, SpecError
-from rlbook.modules import Features, LogStd, QuantileQValueHead, make_actor, make_actor_value, make_qvalue, make_value
+from rlbook.modules import GRU, Features, LogStd, QuantileQValueHead, make_actor, make_actor_value, make_qvalue, make_value
 from rlbook.modules.make import UnitAction
 from rlbook.modules.noisy import Dropout
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
@@ -182,6 +182,9 @@ def test_masks_reach_the_actor_and_not_its_network(name, dtype):
     assert set((taken if name == "action_mask" else taken["gear"]).tolist()) == {0, 2}
     if name == "action_mask":
         assert set(make_qvalue(env)(td)["action"].tolist()) <= {0, 2}
+    td[name] = torch.ones(200, 1, dtype=dtype)  # it would be stretched over all choices
+    with pytest.raises(SpecError, match=r"An action mask must be of shape \[\*, 3\]; got \[200, 1\]"):
+        actor(td)
 
 
 @pytest.mark.parametrize("action", [Choice(3), Bounded(-1.0, 1.0, (2,))], ids=["discrete", "continuous"])
@@ -197,6 +200,21 @@ def test_a_shared_trunk_learns_from_both(action):
         assert all((gradient != 0).any() for gradient in gradients)
     own = set(actor.parameters()) ^ set(value.parameters())
     assert len(own) == (4 if isinstance(action, Choice) else 5)  # two last layers, and a deviation
+
+
+def test_a_single_quantile_is_a_distribution_too():
+    env = env_of({"observation": VECTOR}, Choice(3))
+    qvalue = make_qvalue(env, num_cells=(8,), quantiles=1)
+    data = {"observation": torch.randn(4, 3)}
+    assert qvalue.outputs(data).shape == (4, 3, 1)
+    assert_close(qvalue.values(data), qvalue.net(data["observation"]))
+
+
+@pytest.mark.parametrize("make", [make_actor, make_value, make_qvalue])
+def test_a_memory_is_a_layer(make):
+    env = env_of({"observation": VECTOR}, Choice(3))
+    with pytest.raises(ConfigError, match=r"num_cells of a network with a memory must be at least one layer; got \(\)"):
+        make(env, num_cells=(), recurrent=GRU)
 
 
 def test_critics_with_quantiles_and_other_layers():

@@ -241,6 +241,16 @@ def test_other_settings_are_refused(change, match, tmp_path):
         PPO(replace(SHORT, **change)).load(tmp_path / "run.pt")
 
 
+def test_a_run_cannot_go_on_to_an_end_behind_it(tmp_path):
+    config = replace(SHORT, total_frames=1000)  # ends with the second batch of 512
+    agent = PPO(config)
+    frames = [metrics["frames"] for metrics in agent.train()]
+    agent.save(tmp_path / "run.pt")
+    assert list(PPO(config).load(tmp_path / "run.pt").train()) == []
+    with pytest.raises(ConfigError, match=rf"longer than the {frames[-1]} frames that it has; got total_frames=500\."):
+        PPO(replace(config, total_frames=500)).load(tmp_path / "run.pt")
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     whole, half = tmp_path / "whole.pt", tmp_path / "half.pt"
     PPO(SHORT).save(whole)
