@@ -258,11 +258,11 @@ def _choices(
     shared, own = (cells[:1], cells[1:]) if implicit else (cells[:-1], cells[-1:])
     if not shared:  # what features there are is shared, as convolutions
         return _sequence(env, features, last(outputs, features.size, own, **layers))
-    body = [MLP(shared[-1], features.size, shared[:-1], **layers), layers["activation"]()]
+    body = MLP(None, features.size, shared, **layers)
     head = last(outputs, shared[-1], own, **layers)
     if implicit:
-        return ImplicitQuantileNet(_sequence(env, features, *body), head, shared[-1]).to(env.device)
-    return _sequence(env, features, *body, head)
+        return ImplicitQuantileNet(_sequence(env, features, body), head, shared[-1]).to(env.device)
+    return _sequence(env, features, body, head)
 
 
 def make_actor_value(
@@ -292,9 +292,10 @@ def make_actor_value(
     spec = env.action_spec
     continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
     outputs = spec.shape.numel() if continuous else for_spec(spec).num_params(spec)
-    *cells, size = [num_cells] if isinstance(num_cells, int) else num_cells
-    hidden = MLP(size, features.size, cells, activation=activation, orthogonal=(HIDDEN_GAIN, HIDDEN_GAIN), **layers)
-    trunk = _Chain(_sequence(env, features, hidden), activation())
+    cells = [num_cells] if isinstance(num_cells, int) else [*num_cells]
+    gains = HIDDEN_GAIN, HIDDEN_GAIN
+    trunk = _sequence(env, features, MLP(None, features.size, cells, activation=activation, orthogonal=gains, **layers))
+    size = cells[-1]
     head: list[nn.Module] = [LogStd(outputs)] if continuous else []
     policy = MLP(outputs, size, [], orthogonal=(HIDDEN_GAIN, ACTOR_GAIN))
     values = MLP(1, size, [], orthogonal=(HIDDEN_GAIN, VALUE_GAIN))
@@ -388,10 +389,7 @@ def _recurrent(
     if gains is not None:
         nn.init.orthogonal_(last.weight, gains[1])
         nn.init.zeros_(last.bias)
-    layers: list[nn.Module] = []
-    if cells:
-        inner = None if gains is None else (gains[0], gains[0])
-        layers = [MLP(cells[-1], features.size, cells[:-1], activation=activation, orthogonal=inner), activation()]
+    layers = [MLP(None, features.size, cells, activation=activation, orthogonal=gains)] if cells else []
     whole = nn.Sequential(last, *head) if head else last
     return kind(outputs, cells[-1] if cells else features.size, size, encoder=_Chain(features, *layers), head=whole).to(
         env.device

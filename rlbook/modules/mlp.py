@@ -17,7 +17,7 @@ class MLP(nn.Sequential):
     """``depth`` hidden layers of ``num_cells`` units, then a linear layer: ``x -> W_L f(... f(W_1 x + b_1)) + b_L``.
 
     Args:
-        out_features: outputs. The last dimension has this size.
+        out_features: outputs. The last dimension has this size. None for no last layer: the output is the last hidden layer.
         in_features: inputs; found at the first forward pass by default (a lazy layer).
         num_cells: units of each hidden layer, or one number for every layer.
         depth: number of hidden layers (not with a sequence of ``num_cells``).
@@ -43,7 +43,7 @@ class MLP(nn.Sequential):
 
     def __init__(
         self,
-        out_features: int,
+        out_features: int | None,
         in_features: int | None = None,
         num_cells: int | Sequence[int] = 64,
         depth: int | None = None,
@@ -61,21 +61,22 @@ class MLP(nn.Sequential):
             num_cells = [num_cells] * (2 if depth is None else depth)
         if depth is not None and depth != len(num_cells):
             raise ConfigError(explain("depth", f"{len(num_cells)}, the length of num_cells", str(depth), "Give one of the two"))
-        sizes = [*num_cells, out_features]
-        if any(not isinstance(size, int) or size < 1 for size in sizes):
+        sizes = [*num_cells] if out_features is None else [*num_cells, out_features]
+        if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
             raise ConfigError(explain("The sizes of an MLP", "positive integers", f"{sizes}", "Mend num_cells or out_features"))
         if in_features is None and (norm_input or layer is not nn.Linear):
             fix = "Pass in_features=..., the size of the last dimension"
             raise ConfigError(explain("in_features", "known for norm_input and for other layers than nn.Linear", "None", fix))
         layers: list[nn.Module] = [norm(in_features)] if norm is not None and norm_input and in_features is not None else []
-        for size in sizes[:-1]:
+        for size in num_cells:
             layers.append(nn.LazyLinear(size, **kwargs) if in_features is None else layer(in_features, size, **kwargs))
             dropped = [Dropout(dropout)] if dropout else []
             ends = [activation()] if norm is None else [activation(), norm(size)] if norm_after else [norm(size), activation()]
             layers += [*dropped, *ends]
             in_features = size
-        last = sizes[-1]
-        layers.append(nn.LazyLinear(last, **kwargs) if in_features is None else layer(in_features, last, **kwargs))
+        if out_features is not None:
+            last = nn.LazyLinear(out_features, **kwargs) if in_features is None else layer(in_features, out_features, **kwargs)
+            layers.append(last)
         super().__init__(*layers)
         self._gains = orthogonal
         if orthogonal is not None and not isinstance(self[0], nn.LazyLinear):
@@ -90,7 +91,7 @@ class MLP(nn.Sequential):
         hidden, last = self._gains or (1.0, 1.0)
         linear = [layer for layer in self if isinstance(layer, nn.Linear)]
         for layer in linear:
-            nn.init.orthogonal_(layer.weight, last if layer is linear[-1] else hidden)
+            nn.init.orthogonal_(layer.weight, last if layer is self[-1] else hidden)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

@@ -210,6 +210,14 @@ def test_a_single_quantile_is_a_distribution_too():
     assert_close(qvalue.values(data), qvalue.net(data["observation"]))
 
 
+@pytest.mark.parametrize("kind", [{"dueling": True}, {"implicit": True}], ids=["dueling", "implicit"])
+def test_every_hidden_layer_has_its_norm(kind):
+    env = env_of({"observation": VECTOR}, Choice(3))
+    qvalue = make_qvalue(env, num_cells=(8, 6), norm=nn.LayerNorm, **kind)
+    sizes = [layer.normalized_shape[0] for layer in qvalue.modules() if isinstance(layer, nn.LayerNorm)]
+    assert sizes == ([8, 6, 6] if "dueling" in kind else [8, 6])  # the two streams have one each
+
+
 @pytest.mark.parametrize("make", [make_actor, make_value, make_qvalue])
 def test_a_memory_is_a_layer(make):
     env = env_of({"observation": VECTOR}, Choice(3))

@@ -110,3 +110,13 @@ def test_a_lazy_network_has_norms_and_dropout_too():
 def test_errors(arguments, match):
     with pytest.raises(ConfigError, match=match):
         MLP(**{"out_features": 2, "in_features": 4, **arguments})
+
+
+def test_without_a_last_layer_it_ends_with_the_hidden_one():
+    body = MLP(None, 3, (8, 5), orthogonal=(2.0, 0.01), norm=nn.LayerNorm)
+    assert [type(layer) for layer in body] == [nn.Linear, nn.LayerNorm, nn.ReLU] * 2
+    assert body(torch.randn(4, 3)).shape == (4, 5)
+    weight = body[3].weight
+    torch.testing.assert_close(weight @ weight.mT, 4 * torch.eye(5))
+    with pytest.raises(ConfigError, match=r"The sizes of an MLP must be positive integers; got \[\]"):
+        MLP(None, 3, ())
