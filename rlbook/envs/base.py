@@ -165,7 +165,10 @@ class Env(ABC):
         nxt = self._step(action)
         nxt.setdefault(keys.TRUNCATED, torch.zeros_like(nxt[keys.TERMINATED]))
         self._done = nxt[keys.TERMINATED] | nxt[keys.TRUNCATED]
+        remembered = td.get((keys.NEXT, keys.RECURRENT), None)  # a policy's state after its action
         td[keys.NEXT] = TensorDict(keys.nest({**nxt, keys.DONE: self._done}), self.batch_size, self.device).clone()
+        if remembered is not None:
+            td[keys.NEXT, keys.RECURRENT] = remembered
         return td
 
     def step_and_reset(self, td: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
@@ -173,21 +176,26 @@ class Env(ABC):
         td = self.step(td)
         nxt: Any = td[keys.NEXT]
         root = nxt.exclude(keys.REWARD)
-        if not bool(self._done.any()):  # type: ignore[union-attr]
+        done: Any = self._done
+        if not bool(done.any()):
             return td, root
-        return td, self.reset(root, mask=self._done)
+        remembered = root.get(keys.RECURRENT, None)
+        root = self.reset(root, mask=done)
+        if remembered is not None:  # an episode begins with zeros
+            root[keys.RECURRENT] = torch.zeros_like(remembered).where(done, remembered)
+        return td, root
 
-    def check_action(self, action: Any) -> None:
-        """Raise SpecError unless ``action`` is one action per environment, inside the action spec."""
+    def check_action(self, action: Any, batch_size: torch.Size | None = None) -> None:
+        """Raise SpecError unless ``action`` is inside the action spec, one per environment, or for each of ``batch_size``."""
+        expected = self.batch_size if batch_size is None else batch_size
         self.action_spec.check(action, keys.ACTION)
         batch = (
             action.shape if isinstance(self.action_spec, Composite) else action.shape[: action.ndim - len(self.action_spec.shape)]
         )
-        if batch != self.batch_size:
-            want, got = [*self.batch_size, *self.action_spec.shape], list(action.shape)
-            raise SpecError(
-                explain("action", f"of shape {want}", f"{got}", f"Return one action for each of the {self.num_envs} environments")
-            )
+        if batch != expected:
+            want, got = [*expected, *self.action_spec.shape], list(action.shape)
+            fix = f"Return one action for each of the {expected.numel()} environments"
+            raise SpecError(explain("action", f"of shape {want}", f"{got}", fix))
 
     def random_actions(self, *time: int) -> Any:
         """Draw uniform actions ``[*time, *batch, ...]``, each row from the stream of its own environment."""
@@ -227,6 +235,8 @@ class Env(ABC):
     def render(self, index: int = 0) -> np.ndarray:
         """Return a picture of environment ``index``, uint8 ``[H, W, 3]``."""
         self._check_open()
+        if not -self.num_envs <= index < self.num_envs:
+            raise EnvError(explain("index", f"below {self.num_envs}, the number of environments", f"{index}", "Pass 0"))
         return self._render(index)
 
     def close(self) -> None:

@@ -64,6 +64,7 @@ class Loop:
                 clear_(self._states[t + 1], self.memory["flags"][t].any(dim=0))
             if break_when_any_done and any_done:
                 break
+        self.policy.give_back((self.num_steps - t - 1) * self.env.num_envs)
         return self._finish(t + 1)
 
     @property

@@ -31,6 +31,9 @@ class StepPolicy(Protocol):
         """Return what the policy remembers when an episode begins, zeros ``[*batch, ...]``: entries it reads and returns anew."""
         return {}
 
+    def give_back(self, frames: int) -> None:
+        """Hear for how many frames, over all environments, random numbers were drawn that the rollout had no use for."""
+
     def __call__(self, root: Leaves, noise: Any) -> Leaves:
         """Return ``action``, the next state, and whatever else the policy outputs."""
         ...
@@ -106,6 +109,10 @@ class _Acting(StepPolicy):
 
     def noise(self, steps: int) -> Any:
         return self.actor.draw_noise((steps, *self.env.batch_size), self.env.device)
+
+    def give_back(self, frames: int) -> None:
+        if hasattr(self.actor, "give_back"):
+            self.actor.give_back(frames)
 
     def __call__(self, root: Leaves, noise: Any) -> Leaves:
         return self.actor.act(root, noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from tensordict import TensorDictBase
@@ -14,7 +14,8 @@ from rlbook import keys
 from rlbook.distributions import Delta, Distribution, for_spec
 from rlbook.errors import MissingKeyError, SpecError, explain
 from rlbook.modules.ensemble import Ensemble
-from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, state_before
+from rlbook.modules.noisy import keep_all
+from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, act_in, state_before
 from rlbook.specs import Bounded, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
@@ -60,28 +61,41 @@ class Reader(nn.Module):
             if not missing and self.state_key is not None:
                 missing, fix = [keys.pretty(self.state_key)], "Begin with initial_state(batch_size), go on with what act returns"
             raise MissingKeyError(explain("in_keys", f"among {sorted(map(str, data.keys()))}", f"{missing}", fix)) from error
-        if frozen and isinstance(self.net, nn.Module):
-            weights = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-            out = functional_call(self.net, weights, (*inputs, *extra), more)
-        else:
-            out = self.net(*inputs, *extra, **more)
+        try:
+            if frozen and isinstance(self.net, nn.Module):
+                weights = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+                out: Any = functional_call(self.net, weights, (*inputs, *extra), more)
+            else:
+                out = self.net(*inputs, *extra, **more)
+        except (RuntimeError, TypeError) as error:
+            if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._explain_failure([*inputs, *extra], error)
         if self.state_key is None:
+            if not isinstance(out, Tensor):
+                fix = "Use rlbook's GRU or LSTM for a memory; of several outputs return the one that is meant"
+                raise SpecError(
+                    explain(f"What the network of {type(self).__name__} returns", "a tensor", type(out).__name__, fix)
+                )
             return out
         if isinstance(data, Carrying):
             data[keys.NEXT, *self.state_key] = out[1]
         return out[0]
+
+    def _explain_failure(self, inputs: Sequence[Tensor], error: Exception) -> NoReturn:
+        """Raise what a network says of its inputs again, with what they are."""
+        names = [*map(keys.pretty, self.obs_keys), *["a further input"] * len(inputs)][: len(inputs)]
+        got = ", ".join(f"{name} {list(x.shape)} {x.dtype}".replace("torch.", "") for name, x in zip(names, inputs, strict=True))
+        what, fix = f"What the network of {type(self).__name__} reads", "Check in_features, in_keys and dtypes"
+        if any(isinstance(part, Recurrent) for part in self.modules()) and self.state_key is None:
+            fix = "A network with a memory is a GRU or LSTM itself: GRU(outputs, inputs, encoder=..., head=...)"
+        raise SpecError(explain(what, "inputs that it can take", f"{got} ({error})", fix)) from error
 
     def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
         """Return the state in which episodes begin, zeros ``[*, layers, size]`` by its key; nothing without memory."""
         if self.state_key is None:
             return {}
         return {self.state_key: self.net.initial_state(shape).to(device)}  # type: ignore[union-attr]
-
-    def primed(self, td: TensorDictBase) -> TensorDictBase | Carrying:
-        """Return the entries of a step, with the state in which episodes begin where they hold none."""
-        if self.state_key is None or td.get(self.state_key, None) is not None:
-            return td
-        return Carrying(Carrying.of(td) | self.initial_state(td.batch_size, td.device))
 
     def carrying(self, leaves: TensorDictBase | Mapping[Key, Tensor]) -> TensorDictBase | Mapping[Key, Tensor]:
         """Return entries in which a recurrent network can leave its next state; without one these themselves."""
@@ -183,12 +197,13 @@ class Actor(Reader):
         )
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
-        """Sample an action and write it and its log-probability into ``td``."""
-        return td.update(self.act(self.primed(td)))
+        """Sample an action and write it and its log-probability into ``td``; see :func:`~rlbook.modules.recurrent.act_in`."""
+        return act_in(self, td)
 
     # ---- the hot loop ------------------------------------------------------------------------------------------------------
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor | None:
         """Draw the random numbers behind the actions of ``shape`` steps; None where actions need none."""
+        keep_all(self)
         chosen = self._dist or self._chosen or for_spec(self.spec)
         return None if chosen is Delta else chosen.noise_for(self.spec, tuple(shape), device=device)
 
@@ -197,12 +212,10 @@ class Actor(Reader):
 
         The log-probability is that of the action as it is stored, so that a loss finds the same one: a ratio begins at exactly 1.
         """
-        if self.state_key is not None:
-            leaves = Carrying.of(leaves)
+        leaves = self.carrying(leaves)
         dist = self.dist(leaves)
         action = dist.sample(noise)
-        out: Leaves = {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action)}
-        return out if self.state_key is None else out | self.carried(leaves)
+        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action), **self.carried(leaves)}
 
     @property
     def greedy(self) -> Greedy:
@@ -210,24 +223,31 @@ class Actor(Reader):
         return Greedy(self)
 
 
-class Greedy:
+class Greedy(nn.Module):
     """A policy that takes the most likely action of an actor."""
 
     def __init__(self, actor: Actor):
+        super().__init__()
         self.actor = actor
         self.in_keys, self.out_keys = actor.in_keys, (keys.ACTION,)
 
+    @property
+    def spec(self) -> Spec:
+        """The actor's action spec."""
+        return self.actor.spec
+
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> None:
         """Greedy actions need no random numbers."""
+        keep_all(self.actor)
 
     def act(self, leaves: Mapping[Key, Tensor], noise: None = None) -> Leaves:
         """Return the mode for each observation."""
         leaves = self.actor.carrying(leaves)
         return {keys.ACTION: self.actor.dist(leaves).mode, **self.actor.carried(leaves)}
 
-    def __call__(self, td: TensorDictBase) -> TensorDictBase:
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Write the mode into ``td``."""
-        return td.update(self.act(self.actor.primed(td)))
+        return act_in(self, td)
 
     def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
         """Return the state in which episodes begin; see :class:`Reader`."""
@@ -283,7 +303,14 @@ class LogStd(nn.Module):
 
     def __init__(self, size: int, initial: float = 0.0):
         super().__init__()
-        self.log_std = nn.Parameter(torch.full((size,), float(initial)))
+        self.initial = float(initial)
+        self.log_std = nn.Parameter(torch.empty(size))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Begin anew."""
+        self.log_std.fill_(self.initial)
 
     def forward(self, mean: Tensor) -> Tensor:
         """Return ``[*, 2A]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.typing import DeviceLike
 
 
@@ -88,6 +88,9 @@ class BatchRenorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` ``[*, num_features]`` over all but its last dimension."""
+        if x.shape[-1:] != (self.num_features,):
+            fix = f"Make it with BatchRenorm({x.shape[-1] if x.ndim else 1})"
+            raise SpecError(explain("The input of BatchRenorm", f"of shape [*, {self.num_features}]", f"{list(x.shape)}", fix))
         if not (self.training and torch.is_grad_enabled() and self.weight.requires_grad):
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale)

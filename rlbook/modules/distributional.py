@@ -171,6 +171,10 @@ class ImplicitQValueActor(QValueActor):
 
     def quantiles(self, data: Data, tau: Tensor, *, frozen: bool = False) -> Tensor:
         """Return quantiles of each action's return, ``[*, A, K]``, for probabilities ``tau`` ``[*, K]`` or ``[K]``."""
+        batch = data[self.obs_keys[0]].shape[: tau.ndim - 1]
+        if tau.ndim > 1 and tau.shape[:-1] != batch:
+            fix = "Pass [K] for the same ones in every row"
+            raise SpecError(explain("tau", f"of shape {[*batch, 'K']}", f"{list(tau.shape)}", fix))
         out = self.read(data, tau, frozen=frozen)
         if out.ndim < 2 or out.shape[-2:] != (self.spec.n, tau.shape[-1]):
             want, fix = f"of shape [*, {self.spec.n}, {tau.shape[-1]}]", "Build it with ImplicitQuantileNet"

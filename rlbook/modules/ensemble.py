@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlbook.errors import check_count
+from rlbook.errors import ConfigError, check_count, explain
 
 
 class Ensemble(nn.ModuleList):
@@ -32,7 +32,7 @@ def ensemble(net: nn.Module | Callable[[], nn.Module], n: int) -> Ensemble:
         n: how many, at least 1.
 
     Raises:
-        ConfigError: ``n`` is not a positive integer.
+        ConfigError: ``n`` is not a positive integer, or a layer with weights of its own cannot be initialised anew.
 
     Example:
         >>> from rlbook import MLP
@@ -49,7 +49,11 @@ def anew(net: nn.Module) -> nn.Module:
     """Copy a network and draw new weights: each layer by its ``reset_parameters``, each network by its own, where it has one."""
     copy = deepcopy(net)
     for module in reversed(list(copy.modules())):  # from the inside out: a network has the last word on its layers
-        reset: Any = getattr(module, "reset_parameters", None)
+        reset: Any = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         if reset is not None:
             reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            fix = "Pass a function that makes the network: ensemble(lambda: Net(), n)"
+            got = f"a {type(module).__name__} without reset_parameters"
+            raise ConfigError(explain("A network to copy", "one whose layers can be initialised anew", got, fix))
     return copy

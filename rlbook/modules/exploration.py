@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, Self, TypeAlias, TypeVar, get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -21,6 +21,7 @@ from rlbook import keys
 from rlbook.distributions import for_spec
 from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.functional import exploration as F
+from rlbook.modules.recurrent import act_in
 from rlbook.specs import Bounded, OneHot, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
@@ -103,7 +104,7 @@ class Exploration(nn.Module):
         spec: the action spec of one environment; by default the policy's.
 
     Attributes:
-        frames: frames, over all environments, whose noise was drawn so far.
+        frames: frames, over all environments, whose noise was drawn so far, and not given back.
     """
 
     own_greedy = False
@@ -112,13 +113,14 @@ class Exploration(nn.Module):
     def __init__(self, policy: Any, schedule: Schedule, spec: Spec | None = None):
         super().__init__()
         self.policy, self.schedule = policy, schedule
-        found = (
-            spec if spec is not None else getattr(policy, "spec", None) or getattr(getattr(policy, "actor", None), "spec", None)
-        )
+        if not (hasattr(policy, "act") and hasattr(policy, "draw_noise")):
+            fix = "Wrap it in Actor(net, env.action_spec) or QValueActor(net, env.action_spec)"
+            raise ConfigError(explain(f"The policy of {type(self).__name__}", "one that acts", type(policy).__name__, fix))
+        found = getattr(policy, "spec", None) if spec is None else spec
         if found is None:
             fix = f"Pass {type(self).__name__}(..., spec=env.action_spec)"
             raise ConfigError(explain("The action spec of the policy", "known", f"a {type(policy).__name__} without one", fix))
-        self.spec: Any = found if spec is None else spec
+        self.spec: Any = found
         self._inner: torch.Size | None = None  # shape of the policy's own noise for one action
         self.frames = 0
 
@@ -160,6 +162,12 @@ class Exploration(nn.Module):
     def _explore(self, action: Tensor, leaves: Mapping[Key, Tensor], noise: Tensor) -> Tensor:
         """Return the action to take, given the policy's and the explorer's own numbers of this step, ``[*batch, ...]``."""
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Let the spec follow the weights to another device."""
+        super()._apply(fn, recurse)
+        self.spec = self.spec.to(fn(torch.empty(0, device=self.spec.device)).device)
+        return self
+
     @torch.no_grad()
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor:
         """Draw the random numbers of ``shape = (T, *batch)`` steps, and count their frames."""
@@ -169,6 +177,12 @@ class Exploration(nn.Module):
         inner = self._acting.draw_noise(shape, device)
         self._inner = None if inner is None else inner.shape[len(shape) :]
         return own if inner is None else torch.cat((own, inner.reshape(*shape, -1)), dim=-1)
+
+    def give_back(self, frames: int) -> None:
+        """Do not count frames whose noise was drawn and not used: the rollout ended before them."""
+        self.frames -= frames
+        if hasattr(self._acting, "give_back"):
+            self._acting.give_back(frames)
 
     def _amounts(self, shape: torch.Size, device: DeviceLike) -> float | Tensor:
         """Return the scheduled number of each step, ``[T, 1, ..., 1]``, or of all where it does not change."""
@@ -198,8 +212,7 @@ class Exploration(nn.Module):
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Write an action into ``td``, one step of a batch ``[*batch]``."""
-        noise = self.draw_noise((1, *td.batch_size), td.device)
-        return td.update(self.act(td, noise[0]))  # type: ignore[arg-type]
+        return act_in(self, td, self.draw_noise((1, *td.batch_size), td.device)[0])
 
     def get_extra_state(self) -> Tensor:
         """Return what ``state_dict`` holds besides buffers: the frames."""
@@ -368,8 +381,11 @@ class AdditiveGaussian(Exploration):
         kind: Kind = "linear",
         spec: Spec | None = None,
     ):
-        if sigma < 0 or (sigma_end is not None and sigma_end < 0):
+        if not sigma >= 0 or (sigma_end is not None and not sigma_end >= 0):
             raise ConfigError(explain("sigma", "at least 0", f"{sigma} to {sigma_end}", "Pass for example sigma=0.1"))
+        if sigma_end is not None and not annealing_frames:
+            fix = "Pass annealing_frames=..., the frames from sigma to sigma_end"
+            raise ConfigError(explain("annealing_frames", f"positive with sigma_end={sigma_end}", f"{annealing_frames}", fix))
         super().__init__(policy, Schedule(sigma, sigma_end, annealing_frames, kind), spec)
         known = self.spec
         real = isinstance(self.spec, Bounded | Unbounded) and known.dtype.is_floating_point

@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, check_count, explain
 from rlbook.modules.actor import Actor, Greedy
 from rlbook.typing import DeviceLike, Key, Leaves
 
@@ -88,8 +88,7 @@ class StateDependentExploration(nn.Module):
         if not isinstance(actor.net, StateDependentStd):
             got, fix = type(actor.net).__name__, "Build Actor(StateDependentStd(features, L, A), spec)"
             raise ConfigError(explain("The network of the actor", "a StateDependentStd", got, fix))
-        if hold < 1:
-            raise ConfigError(explain("hold", "at least 1", str(hold), "Pass for example 8"))
+        check_count("hold", hold, example=8)
         self.actor, self.hold = actor, hold
         self.age = 0  # steps that the present matrix was used for
         self.register_buffer("matrix", torch.zeros(0))

@@ -26,7 +26,7 @@ from rlbook.modules.mlp import MLP
 from rlbook.modules.noisy import NoisyLinear
 from rlbook.modules.qvalue import QuantileQValueHead, QValueActor, QValueHead
 from rlbook.modules.recurrent import Recurrent
-from rlbook.specs import Bounded, Categorical, OneHot, Spec, Unbounded
+from rlbook.specs import Bounded, Categorical, MultiCategorical, OneHot, Spec, Unbounded
 from rlbook.typing import Key
 
 HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
@@ -36,9 +36,9 @@ HIDDEN_GAIN, ACTOR_GAIN, VALUE_GAIN = 2**0.5, 0.01, 1.0
 class Features(nn.Module):
     """Make one float vector of observation entries: choices become one-hot, images go through convolutions, all is flattened.
 
-    An image is an entry with three dimensions, channels first or last (the shorter of the two), of at least 8 pixels each way:
-    boards and pictures of fewer than 36 pixels get the convolution of MinAtar, larger ones those of the Nature DQN. Bytes are
-    scaled to [0, 1].
+    An image is an entry with three dimensions, of at least 8 pixels each way, channels first or last: two equal dimensions are
+    height and width, otherwise the shorter of first and last is the channels. Boards and pictures of fewer than 36 pixels get the
+    convolution of MinAtar, larger ones those of the Nature DQN. Bytes are scaled to [0, 1].
 
     Args:
         specs: the spec of each entry, in the order of the inputs.
@@ -49,7 +49,8 @@ class Features(nn.Module):
         super().__init__()
         self.specs = list(specs)
         self.images = nn.ModuleDict({str(i): _convnet(spec, gain) for i, spec in enumerate(self.specs) if is_image(spec)})
-        sizes = [spec.shape.numel() * (spec.n if isinstance(spec, Categorical) else 1) for spec in self.specs]
+        self.counts = [spec.nvec.flatten().tolist() if isinstance(spec, MultiCategorical) else [] for spec in self.specs]
+        sizes = [_choices_of(spec) or spec.shape.numel() for spec in self.specs]
         for i, net in self.images.items():
             sizes[int(i)] = net.out_features  # type: ignore[assignment]
         self.size = sum(sizes)
@@ -64,27 +65,42 @@ class Features(nn.Module):
                 continue
             if isinstance(spec, Categorical):
                 x = nn.functional.one_hot(x.long(), spec.n)
+            elif isinstance(spec, MultiCategorical):
+                choices = x.long().reshape(*batch, -1).unbind(-1)
+                x = torch.cat([nn.functional.one_hot(one, n) for one, n in zip(choices, self.counts[i], strict=True)], -1)
             elif spec.dtype == torch.uint8:
                 x = x / 255
             parts.append(x.float().reshape(*batch, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
+def _choices_of(spec: Spec) -> int:
+    """Return how many numbers choices become, one-hot; 0 for an entry of other numbers."""
+    if isinstance(spec, Categorical):
+        return spec.shape.numel() * spec.n
+    return int(spec.nvec.sum()) if isinstance(spec, MultiCategorical) else 0
+
+
 def is_image(spec: Spec) -> bool:
     """Say whether an entry is an image: three dimensions, two of them of at least 8 pixels, and no choices."""
-    return not isinstance(spec, Categorical) and len(spec.shape) == 3 and min(_image_shape(spec)[1:]) >= 8
+    return not _choices_of(spec) and len(spec.shape) == 3 and min(_image_shape(spec)[1:]) >= 8
 
 
 def _image_shape(spec: Spec) -> tuple[int, int, int]:
     """Return ``(C, H, W)`` of a spec with either layout."""
     first, middle, last = spec.shape
-    return (last, first, middle) if last < first else (first, middle, last)
+    return (last, first, middle) if _channels_last(spec) else (first, middle, last)
+
+
+def _channels_last(spec: Spec) -> bool:
+    first, middle, last = spec.shape
+    return first == middle != last or (last < first and not first != middle == last)
 
 
 def _convnet(spec: Spec, gain: float | None) -> ConvNet:
     shape = _image_shape(spec)
     make = ConvNet if min(shape[1:]) >= 36 else ConvNet.minatar
-    return make(in_shape=shape, channels_last=spec.shape[-1] < spec.shape[0], orthogonal=gain)
+    return make(in_shape=shape, channels_last=_channels_last(spec), orthogonal=gain)
 
 
 def make_actor(
@@ -122,7 +138,7 @@ def make_actor(
     head: list[nn.Module] = [LogStd(outputs)] if continuous and std == "constant" else []
     gains = (HIDDEN_GAIN, ACTOR_GAIN) if orthogonal else None
     if recurrent is not None:
-        return Actor(_recurrent(recurrent, env, features, outputs, num_cells, activation, gains, *head), spec, read)
+        return Actor(_recurrent(recurrent, env, features, outputs, num_cells, activation, gains, layers, *head), spec, read)
     mlp = MLP(outputs, features.size, num_cells, activation=activation, orthogonal=gains, **layers)
     return Actor(_sequence(env, features, mlp, *head), spec, read)
 
@@ -135,13 +151,14 @@ def make_value(
     in_keys: Sequence[Key] | None = None,
     orthogonal: bool = True,
     recurrent: type[Recurrent] | None = None,
+    **layers: Any,
 ) -> ValueHead:
     """Build a state-value function for an environment; see :func:`make_actor`."""
     read, features = _features(env, in_keys, HIDDEN_GAIN if orthogonal else None)
     gains = (HIDDEN_GAIN, VALUE_GAIN) if orthogonal else None
     if recurrent is not None:
-        return ValueHead(_recurrent(recurrent, env, features, 1, num_cells, activation, gains), read)
-    mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=gains)
+        return ValueHead(_recurrent(recurrent, env, features, 1, num_cells, activation, gains, layers), read)
+    mlp = MLP(1, features.size, num_cells, activation=activation, orthogonal=gains, **layers)
     return ValueHead(_sequence(env, features, mlp), read)
 
 
@@ -169,8 +186,8 @@ def make_qvalue(
         implicit: let it give any quantile asked for, of which ``quantiles`` (32 by default) make a value: IQN.
         support: let it give the probabilities of returns on a grid, ``(lowest, highest, count)``: C51.
         dueling: part the last hidden layer into one for the state's value and one for the advantages of the actions.
-        noisy: make all linear layers noisy, with this spread in the beginning (0.5 is usual), to explore by them; see
-            :class:`~rlbook.modules.NoisyExploration`.
+        noisy: make all linear layers behind the features noisy, with this spread in the beginning (0.5 is usual), to explore by
+            them; see :class:`~rlbook.modules.NoisyExploration`.
         recurrent: see :func:`make_actor`; for discrete actions and a single network.
         **layers: more settings of the :class:`~rlbook.modules.MLP`, such as ``norm`` and ``dropout``.
 
@@ -191,10 +208,13 @@ def make_qvalue(
         raise SpecError(explain("The action spec of make_qvalue", "Categorical, OneHot or continuous", repr(spec), fix))
     discrete = isinstance(spec, Categorical | OneHot)
     if recurrent is not None:
-        if not discrete or members is not None:
-            want, got = "one network of discrete actions", f"members={members} for {spec!r}"
+        others = {"members": members, "quantiles": quantiles, "support": support, "noisy": noisy}
+        others |= {"implicit": implicit or None, "dueling": dueling or None}
+        given = ", ".join(f"{name}={value}" for name, value in others.items() if value is not None)
+        if not discrete or given:
+            want, got = "one plain network of discrete actions", f"{given + ' ' if given else ''}for {spec!r}"
             raise SpecError(explain("A recurrent make_qvalue", want, got, "Leave out recurrent, or build the head yourself"))
-        return QValueActor(_recurrent(recurrent, env, features, spec.n, num_cells, activation, None), spec, read)
+        return QValueActor(_recurrent(recurrent, env, features, spec.n, num_cells, activation, None, layers), spec, read)
     layers |= {"activation": activation} | ({} if noisy is None else {"layer": partial(NoisyLinear, sigma=noisy)})
     if isinstance(spec, Categorical | OneHot):
         cells = [num_cells] * 2 if isinstance(num_cells, int) else list(num_cells)
@@ -231,6 +251,9 @@ def _discrete(
     if support is not None and (implicit or quantiles is not None):
         fix = "Pass one of them"
         raise ConfigError(explain("The distribution of make_qvalue", "of one kind", "support and quantiles", fix))
+    if support is not None and len(support) != 3:
+        fix = "Pass for example support=(0.0, 100.0, 51)"
+        raise ConfigError(explain("support", "(lowest, highest, count)", f"{support}", fix))
     each = 1 if implicit else quantiles or (1 if support is None else support[2])
     nets = net_of(each) if members is None else ensemble(partial(net_of, each), members)
     if support is not None:
@@ -255,6 +278,9 @@ def _choices(
     outputs = actions if dueling else actions * each
     if not implicit and not dueling:
         return _sequence(env, features, MLP(outputs, features.size, cells, **layers))
+    if implicit and not cells:
+        fix = "Pass for example num_cells=(64, 64)"
+        raise ConfigError(explain("num_cells of an implicit quantile network", "at least one layer", "none", fix))
     shared, own = (cells[:1], cells[1:]) if implicit else (cells[:-1], cells[-1:])
     if not shared:  # what features there are is shared, as convolutions
         return _sequence(env, features, last(outputs, features.size, own, **layers))
@@ -378,6 +404,7 @@ def _recurrent(
     num_cells: int | Sequence[int],
     activation: Callable[[], nn.Module],
     gains: tuple[float, float] | None,
+    more: dict[str, Any],
     *head: nn.Module,
 ) -> nn.Module:
     """Chain the layers with a recurrent one in the place of the last hidden one."""
@@ -389,7 +416,10 @@ def _recurrent(
     if gains is not None:
         nn.init.orthogonal_(last.weight, gains[1])
         nn.init.zeros_(last.bias)
-    layers = [MLP(None, features.size, cells, activation=activation, orthogonal=gains)] if cells else []
+    if more and not cells:
+        fix = "Pass for example num_cells=(64, 64): the last layer is the recurrent one"
+        raise ConfigError(explain(f"The settings {', '.join(more)}", "those of layers before the recurrent one", "none", fix))
+    layers = [MLP(None, features.size, cells, activation=activation, orthogonal=gains, **more)] if cells else []
     whole = nn.Sequential(last, *head) if head else last
     return kind(outputs, cells[-1] if cells else features.size, size, encoder=_Chain(features, *layers), head=whole).to(
         env.device

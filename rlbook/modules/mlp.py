@@ -77,6 +77,9 @@ class MLP(nn.Sequential):
         if out_features is not None:
             last = nn.LazyLinear(out_features, **kwargs) if in_features is None else layer(in_features, out_features, **kwargs)
             layers.append(last)
+        if orthogonal is not None and layer is not nn.Linear:
+            fix = "Leave one of them out: such layers have an initialisation of their own"
+            raise ConfigError(explain("orthogonal", "None with another layer than nn.Linear", f"{orthogonal}", fix))
         super().__init__(*layers)
         self._gains = orthogonal
         if orthogonal is not None and not isinstance(self[0], nn.LazyLinear):
@@ -99,10 +102,9 @@ class MLP(nn.Sequential):
         """Map ``[*, in_features]`` to ``[*, out_features]``; several inputs are concatenated along the last dimension."""
         x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1)
         first = self[0]
-        lazy = isinstance(first, nn.LazyLinear) and any(isinstance(p, UninitializedParameter) for p in first.parameters())
+        if isinstance(first, nn.LazyLinear) and self._gains is not None and isinstance(first.weight, UninitializedParameter):
+            first(x)  # finds its size, and weights of its own
+            self._initialise()
         for layer in self:
             x = layer(x)
-        if lazy and self._gains is not None:  # sizes were unknown until now: initialise, then answer with the new weights
-            self._initialise()
-            return self.forward(*inputs)
         return x

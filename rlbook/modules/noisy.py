@@ -16,7 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 
 from rlbook.errors import ConfigError, explain
-from rlbook.typing import DeviceLike, Key, Leaves
+from rlbook.typing import DeviceLike, Key, Leaves, Shape
 
 
 class NoisyLinear(nn.Module):
@@ -100,7 +100,8 @@ class Dropout(nn.Module):
     """Set each number to 0 with probability ``p``, and multiply the others by ``1 / (1 - p)``: only while training.
 
     Which ones is a hash of a key and of their place, so that compiled code needs no random numbers and drops what eager code
-    drops. ``resample()`` draws a new key; until then inputs of one shape lose the same units.
+    drops. ``resample()`` draws a new key; until then inputs of one shape lose the same units. A loss draws one before each of
+    its steps; a policy that collects drops nothing (see :func:`keep_all`).
 
     Args:
         p: probability of 0, in [0, 1).
@@ -139,8 +140,8 @@ class Dropout(nn.Module):
         row = torch.arange(x.shape[:-1].numel(), device=x.device)
         column = torch.arange(x.shape[-1], device=x.device)
         bits = _hash_(_hash_(row + self.key).unsqueeze(-1) + 0x9E3779B1 * (column + 1))
-        kept = (bits >= int(self.p * 2**32)).reshape(x.shape)
-        return x * (kept * (1 / (1 - self.p)))
+        kept = (bits >= int(self.p * 2**32)).reshape(x.shape) * (1 / (1 - self.p))
+        return x * torch.where(self.key < 0, 1.0, kept)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -159,6 +160,13 @@ def resample_noise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, NoisyLinear | Dropout):
             layer.resample()
+
+
+def keep_all(module: nn.Module) -> None:
+    """Let every dropout of a module drop nothing, until its key is drawn again: a policy does so before each rollout."""
+    for layer in module.modules():
+        if isinstance(layer, Dropout):
+            layer.key.fill_(-1)
 
 
 def zero_noise(module: nn.Module) -> None:
@@ -224,16 +232,21 @@ class NoisyExploration(nn.Module):
         resample_noise(self)
         return self.policy(td)
 
+    def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
+        """Return what the policy remembers when an episode begins."""
+        return self.policy.initial_state(shape, device)
+
     @property
     def greedy(self) -> Means:
         """The policy of the mean weights."""
         return Means(self.policy)
 
 
-class Means:
+class Means(nn.Module):
     """The greedy policy of a network's mean weights; it is so from ``draw_noise`` on, which every rollout begins with."""
 
     def __init__(self, policy: Any):
+        super().__init__()
         self.policy, self.spec = policy, policy.spec
         self.in_keys, self.out_keys = policy.in_keys, policy.out_keys
 
@@ -246,7 +259,11 @@ class Means:
         """Return the most likely action."""
         return self.policy.greedy.act(leaves, noise)
 
-    def __call__(self, td: TensorDictBase) -> TensorDictBase:
+    def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
+        """Return what the policy remembers when an episode begins."""
+        return self.policy.initial_state(shape, device)
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Write the most likely action into ``td``."""
         zero_noise(self.policy)
         return self.policy.greedy(td)

@@ -14,6 +14,8 @@ from rlbook.distributions.categorical import mask_out
 from rlbook.errors import SpecError, check_count, explain
 from rlbook.modules.actor import Reader
 from rlbook.modules.ensemble import Ensemble
+from rlbook.modules.noisy import keep_all
+from rlbook.modules.recurrent import act_in
 from rlbook.specs import Categorical, OneHot, Spec
 from rlbook.typing import DeviceLike, Key, Leaves
 
@@ -229,16 +231,16 @@ class QValueActor(Reader):
 
     def forward(self, td: TensorDictBase) -> TensorDictBase:
         """Write the best action into ``td``."""
-        return td.update(self.act(self.primed(td)))
+        return act_in(self, td)
 
     def act(self, leaves: Data, noise: Any = None) -> Leaves:
         """Return the best action for each observation."""
         leaves = self.carrying(leaves)
         return {keys.ACTION: self.encode(self.best(self.values(leaves), leaves)), **self.carried(leaves)}
 
-    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Tensor | None:
+    def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> None:
         """Taking the best action needs no random numbers."""
-        return None
+        keep_all(self)
 
     @property
     def greedy(self) -> QValueActor:

@@ -71,12 +71,9 @@ class Recurrent(nn.Module):
             rows = self.gates * hidden_size
             self.register_parameter(f"weight_ih_l{k}", nn.Parameter(torch.empty(rows, hidden_size if k else in_features)))
             self.register_parameter(f"weight_hh_l{k}", nn.Parameter(torch.empty(rows, hidden_size)))
-            self.register_parameter(f"bias_ih_l{k}", nn.Parameter(torch.zeros(rows)))
-            self.register_parameter(f"bias_hh_l{k}", nn.Parameter(torch.zeros(rows)))
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.startswith("weight"):
-                for block in parameter.data.split(hidden_size):
-                    nn.init.orthogonal_(block)
+            self.register_parameter(f"bias_ih_l{k}", nn.Parameter(torch.empty(rows)))
+            self.register_parameter(f"bias_hh_l{k}", nn.Parameter(torch.empty(rows)))
+        self.reset_parameters()
         self.head = nn.Linear(hidden_size, out_features) if head is None else head
         if gain is not None and isinstance(self.head, nn.Linear):
             nn.init.orthogonal_(self.head.weight, gain)
@@ -152,6 +149,18 @@ class Recurrent(nn.Module):
             x = after[-1][..., : self.hidden_size]
         return x, torch.stack(after, dim=2)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the recurrent layers' weights; the encoder's and the head's are their own."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("weight"):
+                for block in parameter.split(self.hidden_size):
+                    nn.init.orthogonal_(block)
+            else:
+                parameter.zero_()
+        for k in range(self.num_layers):  # the second block is the gate that keeps the state
+            getattr(self, f"bias_ih_l{k}")[self.hidden_size : 2 * self.hidden_size] = 1.0
+
     @abstractmethod
     def cell(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Take one step of a layer.
@@ -191,11 +200,6 @@ class GRU(Recurrent):
 
     gates, parts = 3, 1
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        for k in range(self.num_layers):
-            getattr(self, f"bias_ih_l{k}").data[self.hidden_size : 2 * self.hidden_size] = 1.0
-
     def cell(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         size = self.hidden_size
         h = F.linear(state, weight, bias).to(state.dtype)
@@ -222,11 +226,6 @@ class LSTM(Recurrent):
     """
 
     gates, parts = 4, 2
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        for k in range(self.num_layers):
-            getattr(self, f"bias_ih_l{k}").data[self.hidden_size : 2 * self.hidden_size] = 1.0
 
     def cell(self, x: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         h, c = state.split(self.hidden_size, dim=1)
@@ -262,11 +261,32 @@ def state_before(net: Recurrent, key: Key, data: TensorDictBase | Mapping[Key, T
     Raises:
         KeyError: single steps without a state. (A sequence without one begins with zeros.)
     """
-    done, state = data.get(NEXT_DONE, None), data.get(key, None)
-    if done is None or done.ndim < 2:
+    state = data.get(key, None)
+    if not is_sequence(data):
         return {"state": data[key] if state is None else state}
+    done = data[NEXT_DONE]
     first = net.initial_state(done.shape[:-1]) if state is None else state.select(done.ndim - 1, 0).detach()
     return {"state": first, "done": done}
+
+
+def act_in(policy: Any, td: TensorDictBase, noise: Any = None) -> TensorDictBase:
+    """Let a policy write its action into the entries of a step ``[*batch]``, in a loop written by hand.
+
+    What it remembers stands there as in a rollout: the state before the action, and under ``next`` the one after it, which
+    ``env.step`` keeps and ``env.step_and_reset`` hands on to the next step. Without a state an episode begins.
+    """
+    begin = getattr(policy, "initial_state", None)
+    states: dict[Any, Tensor] = {} if begin is None else begin(td.batch_size, td.device)
+    if not is_sequence(td):
+        td.update({key: state for key, state in states.items() if td.get(key, None) is None})
+    out = policy.act(td, noise)
+    return td.update({(keys.NEXT, *key) if key in states else key: value for key, value in out.items()})
+
+
+def is_sequence(data: TensorDictBase | Mapping[Key, Tensor]) -> bool:
+    """Say whether entries are those of sequences ``[*, T]``, and not of single steps."""
+    done = data.get(NEXT_DONE, None)
+    return done is not None and done.ndim >= 2
 
 
 def warm_up(module: Any, data: TensorDictBase, steps: int) -> TensorDictBase:
@@ -277,11 +297,20 @@ def warm_up(module: Any, data: TensorDictBase, steps: int) -> TensorDictBase:
 
     Args:
         module: an :class:`~rlbook.Actor`, a value head or a Q-value actor with a recurrent network.
-        data: sequences; not changed.
+        data: sequences ``[*, T]``, of a batch; not changed.
         steps: in [0, T).
+
+    Raises:
+        ConfigError: the network has no memory, or ``data`` holds single steps.
 
     Source: Kapturowski et al. 2019, "Recurrent Experience Replay in Distributed Reinforcement Learning", section 3 ("burn-in").
     """
+    if getattr(module, "state_key", None) is None:
+        fix = "Leave it out: there is no state to find"
+        raise ConfigError(explain("What is warmed up", "a head with a recurrent network", type(module).__name__, fix))
+    if not is_sequence(data):
+        fix = "Give the sequence of one environment a batch dimension: data.unsqueeze(0)"
+        raise ConfigError(explain("data", "sequences [*, T] of a batch", f"{list(data.batch_size)}", fix))
     total = data.batch_size[-1]
     if not 0 <= steps < total:
         raise ConfigError(explain("steps", f"in [0, {total})", repr(steps), "Burn in fewer, or sample longer sequences"))
@@ -297,7 +326,7 @@ def warm_up(module: Any, data: TensorDictBase, steps: int) -> TensorDictBase:
     return rest
 
 
-class Carry:
+class Carry(nn.Module):
     """A policy that also carries along the states of other recurrent networks, such as the critic's.
 
     The rollout then holds their states at every step, so that an estimator and a loss find where each sequence begins.
@@ -319,15 +348,27 @@ class Carry:
             if getattr(other, "state_key", None) is None:
                 fix = "Leave it out: it has no state to carry"
                 raise ConfigError(explain("What a policy carries along", "a recurrent head", type(other).__name__, fix))
-        self.actor, self.others = actor, others
-        self.spec = getattr(actor, "spec", None)
+        state_keys = [part.state_key for part in (actor, *others) if getattr(part, "state_key", None) is not None]
+        if len(set(state_keys)) < len(state_keys):
+            got, fix = (
+                f"{list(map(keys.pretty, state_keys))}",
+                "Carry one state-value head and one Q-value actor at most",
+            )
+            raise ConfigError(explain("What a policy carries along", "heads of different kinds", got, fix))
+        super().__init__()
+        self.actor, self.others = actor, nn.ModuleList(others)
         self.in_keys, self.out_keys = actor.in_keys, actor.out_keys
+
+    @property
+    def spec(self) -> Any:
+        """The actor's action spec."""
+        return getattr(self.actor, "spec", None)
 
     def initial_state(self, shape: Shape, device: DeviceLike = None) -> Leaves:
         """Return the states in which episodes begin, zeros ``[*, layers, size]``."""
         states: Leaves = {}
         for module in (self.actor, *self.others):
-            states |= module.initial_state(shape, device)
+            states |= module.initial_state(shape, device)  # type: ignore[operator]
         return states
 
     def draw_noise(self, shape: Sequence[int], device: DeviceLike = None) -> Any:
@@ -337,7 +378,11 @@ class Carry:
     def act(self, leaves: Mapping[Key, Tensor], noise: Any = None) -> Leaves:
         """Return what the actor does, and the states after the step."""
         out = dict(self.actor.act(leaves, noise))
-        return out | {other.state_key: other.after(leaves) for other in self.others}
+        return out | {other.state_key: other.after(leaves) for other in self.others}  # type: ignore[operator,misc]
+
+    def forward(self, td: TensorDictBase) -> TensorDictBase:
+        """Write an action into ``td``, and the states; see :func:`act_in`."""
+        return act_in(self, td)
 
     @property
     def greedy(self) -> Any:

@@ -97,6 +97,7 @@ class PopArt(RunningValueNorm):
 
     Args:
         value: a :class:`~rlbook.modules.ValueHead` whose network ends in a linear layer with one output and a bias.
+        layer: that layer, where it is not the last one among ``value.modules()``; nothing may come after it.
         beta: share of a new batch of targets in the statistics, in (0, 1].
         epsilon: smallest deviation, in units of the return, positive.
 
@@ -115,10 +116,9 @@ class PopArt(RunningValueNorm):
         >>> data = estimator(env.rollout(32, make_actor(env)))  # value_target is what value learns
     """
 
-    def __init__(self, value: nn.Module, beta: float = 0.05, epsilon: float = 1e-2):
+    def __init__(self, value: nn.Module, beta: float = 0.05, epsilon: float = 1e-2, layer: nn.Module | None = None):
         super().__init__(beta, epsilon)
-        layers = [module for module in value.modules() if not list(module.children())]
-        last = layers[-1] if layers else value
+        last = [module for module in value.modules() if not list(module.children())][-1] if layer is None else layer
         if not isinstance(last, nn.Linear) or isinstance(last, nn.LazyLinear) or last.out_features != 1 or last.bias is None:
             fix = "End it in nn.Linear(..., 1); a lazy layer must see data first: value.value(env.reset())"
             raise SpecError(explain("The critic's last layer", "linear, with one output and a bias", f"{last}", fix))

@@ -8,7 +8,7 @@ import torch
 
 from rlbook import keys
 from rlbook.envs import LQR, check_env
-from rlbook.errors import ConfigError
+from rlbook.errors import ConfigError, SpecError
 
 torch.set_num_threads(1)
 
@@ -39,8 +39,28 @@ def test_golden_step():
     # position 1 - 0.25 * 2 + 0.25**2 / 2 * 2 = 0.5625, velocity -2 + 0.25 * 2 = -1.5; cost 0.1 (1 + 4) + 0.1 * 4 = 0.9
     torch.testing.assert_close(leaves[keys.OBSERVATION], torch.tensor([0.5625, -1.5]))
     torch.testing.assert_close(leaves[keys.REWARD].item(), -0.9)
-    beyond = env.functional_step(state, torch.tensor([99.0]))[1]
-    torch.testing.assert_close(beyond[keys.REWARD].item(), -0.5 - 0.1 * 9)  # taken as 3
+    beyond = env._step(torch.tensor([99.0]))
+    torch.testing.assert_close(beyond[keys.REWARD].item(), -0.1 * (0.5625**2 + 1.5**2) - 0.1 * 9)  # taken as 3
+    with pytest.raises(SpecError, match="action must be between -3 and 3; got 99"):
+        env.functional_step(state, torch.tensor([99.0]))
+    with pytest.raises(SpecError, match=r"action must be of shape \[\.\.\., 1\]; got \[2\]"):
+        env.functional_step(state.expand(2), torch.tensor([1.0, -1.0]))
+
+
+def test_only_the_symmetric_part_of_the_costs_counts():
+    skew = LQR(Q=torch.tensor([[0.1, 0.1], [0.0, 0.1]]), max_action=None)
+    even = LQR(Q=[[0.1, 0.05], [0.05, 0.1]], max_action=None)
+    torch.testing.assert_close(skew.solve(), even.solve())
+    torch.testing.assert_close(skew.optimal_return, even.optimal_return)
+
+
+def test_an_endless_lqr():
+    env = LQR(max_steps=None)
+    env.reset()
+    assert env.render().shape == (200, 300, 3)
+    torch.testing.assert_close(env.optimal_return, -env._expect(env.solve(1.0)[1].double()))
+    with pytest.raises(ConfigError, match="max_steps must be a number, for a sum over an episode; got None"):
+        env.return_of(env.solve()[0])
 
 
 def test_one_number_by_hand():

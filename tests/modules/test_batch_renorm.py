@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from rlbook import MLP, ValueHead, compile_update, ensemble
-from rlbook.errors import ConfigError
+from rlbook.errors import ConfigError, SpecError
 from rlbook.losses.base import Loss
 from rlbook.modules import BatchRenorm
 
@@ -177,3 +177,9 @@ def test_a_batch_that_is_not_finite_leaves_no_trace():
     assert_close(layer.running_var[1], before[1][1], rtol=0, atol=0)
     assert layer.running_mean.isfinite().all()
     assert not torch.equal(layer.running_mean, before[0])  # the other features go on
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_another_size_is_refused(training):
+    with pytest.raises(SpecError, match=r"The input of BatchRenorm must be of shape \[\*, 3\]; got \[4, 6\]"):
+        BatchRenorm(3).train(training)(torch.randn(4, 6))

@@ -10,7 +10,7 @@ from compiling import quick_compile
 from tensordict import TensorDict
 from torch.testing import assert_close
 
-from rlbook import MLP, Actor, CartPole, Collector, Pendulum
+from rlbook import MLP, Actor, CartPole, Collector, Pendulum, QValueActor
 from rlbook.errors import ConfigError, SpecError
 from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
@@ -345,5 +345,32 @@ def test_errors():
         AdditiveGaussian(box, sigma=-1.0)
     with pytest.raises(ConfigError, match=r"theta \* dt must be above 0.*got theta=2.0, dt=1.0"):
         OrnsteinUhlenbeck(box, theta=2.0)
-    with pytest.raises(ConfigError, match=r"spec of the policy must be known.*spec=env.action_spec"):
+    with pytest.raises(ConfigError, match=r"policy of RandomWarmup must be one that acts; got function. Wrap it in Actor\("):
         RandomWarmup(lambda x: x, 3)
+    choice.spec = None
+    with pytest.raises(ConfigError, match=r"spec of the policy must be known.*spec=env.action_spec"):
+        RandomWarmup(choice, 3)
+    with pytest.raises(ConfigError, match=r"annealing_frames must be positive with sigma_end=0.1; got 0"):
+        AdditiveGaussian(box, sigma=0.5, sigma_end=0.1)
+    with pytest.raises(ConfigError, match=r"sigma must be at least 0; got nan"):
+        AdditiveGaussian(box, sigma=float("nan"))
+
+
+def test_frames_that_a_rollout_did_not_reach_do_not_count():
+    env = CartPole(seed=0)
+    qvalue = QValueActor(MLP(2, 4), env.action_spec)
+    explorer = RandomWarmup(EpsilonGreedy(qvalue, 1.0, 0.05, annealing_frames=1000), 300)
+    steps = sum(env.rollout(500, explorer).batch_size[0] for _ in range(3))
+    assert explorer.frames == explorer.policy.frames == steps < 300
+    batch = CartPole(num_envs=3, seed=0)
+    data = batch.rollout(500, explorer, break_when_any_done=True)
+    assert explorer.frames == steps + data.numel()
+
+
+def test_an_explorer_holds_the_network_and_moves_with_it():
+    env = Pendulum(seed=0)
+    actor = Actor(MLP(1, 3), env.action_spec)
+    explorer = RandomWarmup(AdditiveGaussian(actor.greedy, 0.1), 5)
+    assert set(explorer.parameters()) == set(actor.parameters())
+    explorer.to("meta")
+    assert explorer.spec.device.type == explorer.policy.spec.device.type == "meta"

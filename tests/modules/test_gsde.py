@@ -110,5 +110,5 @@ def test_compiled_collection_is_that_of_the_eager_one():
 def test_errors():
     with pytest.raises(ConfigError, match=r"network of the actor must be a StateDependentStd; got MLP"):
         StateDependentExploration(Actor(MLP(2, 3), Pendulum().action_spec))
-    with pytest.raises(ConfigError, match=r"hold must be at least 1; got 0"):
+    with pytest.raises(ConfigError, match=r"hold must be a positive integer; got 0"):
         explorer(hold=0)

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import nn
 from torch.testing import assert_close
 
-from rlbook import CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
+from rlbook import MLP, Actor, CartPole, GridWorld, RewardSum, StepCounter, TransformedEnv
 from rlbook.distributions import Categorical, DiagNormal, MultiCategorical, TanhNormal
 from rlbook.errors import ConfigError, SpecError
 from rlbook.modules import GRU, Features, LogStd, QuantileQValueHead, make_actor, make_actor_value, make_qvalue, make_value
@@ -241,3 +241,32 @@ def test_critics_with_quantiles_and_other_layers():
         QuantileQValueHead(make_qvalue(env, members=3, quantiles=7).net, 5).atoms(data, action)
     with pytest.raises(ConfigError, match="quantiles must be a positive integer; got 0"):
         QuantileQValueHead(head.net, 0)
+
+
+def test_choices_and_boards_among_the_features():
+    features = Features([Multi([5, 3]), Unbounded(2)])
+    assert features.size == 10
+    out = features(torch.tensor([[4, 1]]), torch.ones(1, 2))
+    assert out.tolist() == [[0, 0, 0, 0, 1, 0, 1, 0, 1, 1]]
+    for shape, channels in (((12, 10, 10), 12), ((10, 10, 12), 12), ((4, 10, 10), 4), ((10, 10, 4), 4), ((10, 12, 3), 3)):
+        features = Features([Bounded(0.0, 1.0, shape)])
+        assert next(p for p in features.parameters() if p.ndim == 4).shape[1] == channels
+        assert features(torch.zeros(2, *shape)).shape == (2, features.size)
+
+
+def test_senseless_options_are_explained():
+    env = env_of({"observation": VECTOR}, Choice(3))
+    with pytest.raises(ConfigError, match=r"support must be \(lowest, highest, count\); got \(0.0, 10.0\)"):
+        make_qvalue(env, support=(0.0, 10.0))
+    with pytest.raises(ConfigError, match="num_cells of an implicit quantile network must be at least one layer; got none"):
+        make_qvalue(env, num_cells=(), implicit=True)
+    qvalue = make_qvalue(env, implicit=True)
+    with pytest.raises(SpecError, match=r"tau must be of shape \[4, 'K'\]; got \[8, 5\]"):
+        qvalue.quantiles({"observation": torch.randn(4, 8, 3)}, torch.rand(8, 5))
+
+
+@pytest.mark.parametrize("net", [MLP(3, 5), MLP(3, 3, dtype=torch.float64)], ids=["size", "dtype"])
+def test_what_a_network_cannot_read_is_named(net):
+    actor = Actor(net, Choice(3))
+    with pytest.raises(SpecError, match=r"network of Actor reads .*got observation \[4, 3\] float32 \(.*\)\. Check in_f"):
+        actor.dist({"observation": torch.zeros(4, 3)})

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from rlbook import MLP
 from rlbook.errors import ConfigError
-from rlbook.modules import NoisyLinear
+from rlbook.modules import GRU, BatchRenorm, NoisyLinear, ensemble
 
 
 def linear(mlp: MLP) -> list[nn.Linear]:
@@ -84,7 +84,7 @@ def test_arguments_reach_the_layers():
     ],
 )
 def test_where_norms_and_dropout_stand(arguments, kinds):
-    mlp = MLP(2, 4, [8, 6], orthogonal=(1.0, 1.0), **arguments)
+    mlp = MLP(2, 4, [8, 6], **arguments)
     assert " ".join(type(layer).__name__ for layer in mlp) == kinds
     assert mlp(torch.zeros(3, 4)).shape == (3, 2)
     assert [layer.normalized_shape for layer in mlp if isinstance(layer, nn.LayerNorm)] in ([], [(8,), (6,)], [(4,), (8,), (6,)])
@@ -120,3 +120,27 @@ def test_without_a_last_layer_it_ends_with_the_hidden_one():
     torch.testing.assert_close(weight @ weight.mT, 4 * torch.eye(5))
     with pytest.raises(ConfigError, match=r"The sizes of an MLP must be positive integers; got \[\]"):
         MLP(None, 3, ())
+
+
+def test_a_lazy_network_sees_its_first_batch_once():
+    mlp = MLP(1, num_cells=(8,), orthogonal=(1.0, 1.0), norm=BatchRenorm)
+    mlp(torch.randn(16, 3))
+    assert mlp[1].steps == 1
+    with pytest.raises(ConfigError, match=r"orthogonal must be None with another layer than nn\.Linear"):
+        MLP(1, 3, layer=NoisyLinear, orthogonal=(1.0, 1.0))
+
+
+def test_members_differ_or_are_refused():
+    gru = ensemble(GRU(1, 4), 2)
+    assert not torch.equal(gru[0].weight_hh_l0, gru[1].weight_hh_l0)
+    assert torch.equal(gru[1].bias_ih_l0, gru[0].bias_ih_l0)
+    layer = ensemble(nn.TransformerEncoderLayer(8, 2), 2)
+    assert not torch.equal(layer[0].self_attn.in_proj_weight, layer[1].self_attn.in_proj_weight)
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3))
+
+    with pytest.raises(ConfigError, match=r"got a Own without reset_parameters. Pass a function that makes the network"):
+        ensemble(nn.Sequential(Own()), 2)

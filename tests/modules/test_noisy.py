@@ -8,9 +8,10 @@ from compiling import quick_compile
 from torch import nn
 from torch.testing import assert_close
 
-from rlbook import MLP, Actor, CartPole, Collector, EpsilonGreedy, QValueActor, ensemble
+from rlbook import MLP, Actor, CartPole, Collector, EpsilonGreedy, Pendulum, QValueActor, ensemble
+from rlbook.envs import TMaze
 from rlbook.errors import ConfigError
-from rlbook.modules import Dropout, NoisyExploration, NoisyLinear, resample_noise
+from rlbook.modules import GRU, Dropout, NoisyExploration, NoisyLinear, make_actor, resample_noise
 from rlbook.modules.compiled import Compiled
 
 __all__ = ["quick_compile"]
@@ -204,3 +205,22 @@ def test_errors():
         Dropout(1.0)
     with pytest.raises(ConfigError, match=r"one with noisy layers; got QValueActor.*layer=NoisyLinear"):
         NoisyExploration(QValueActor(MLP(2, 4), CartPole().action_spec))
+
+
+def test_a_policy_that_acts_drops_nothing():
+    env = Pendulum(num_envs=4, seed=0)
+    actor = make_actor(env, dropout=0.5, std="none")
+    taken = []
+    for _ in range(2):
+        resample_noise(actor)
+        assert not torch.equal(actor.dist(env.reset(seed=0)).mode, actor.eval().dist(env.reset(seed=0)).mode)
+        taken.append(env.rollout(1, actor.train().greedy, seed=0)["action"])
+    assert torch.equal(*taken)
+    assert torch.equal(taken[0][:, 0], actor.eval().dist(env.reset(seed=0)).mode)
+
+
+def test_noise_and_memory():
+    env = TMaze(num_envs=3, seed=0)
+    policy = NoisyExploration(QValueActor(GRU(4, 3, 8, head=NoisyLinear(8, 4)), env.action_spec))
+    for acting in (policy, policy.greedy, EpsilonGreedy(policy, 0.5, 0.5)):
+        assert env.rollout(5, acting)["recurrent", "qvalue"][:, -1].any()

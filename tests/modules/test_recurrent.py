@@ -9,7 +9,22 @@ from torch import nn
 from torch.testing import assert_close
 from toys import Clock
 
-from rlbook import GAE, MLP, TD0, Actor, Collector, DQNLoss, GymEnv, PPOLoss, ValueHead, VTrace, compile_update, minibatches
+from rlbook import (
+    GAE,
+    MLP,
+    TD0,
+    Actor,
+    Collector,
+    DQNLoss,
+    GymEnv,
+    PPOLoss,
+    RewardSum,
+    TransformedEnv,
+    ValueHead,
+    VTrace,
+    compile_update,
+    minibatches,
+)
 from rlbook.envs import GridWorld, Pendulum, TMaze
 from rlbook.errors import ConfigError, MissingKeyError, SpecError
 from rlbook.estimators import by_agent
@@ -220,10 +235,36 @@ def test_a_module_of_tensordicts_primes_itself():
     actor, _ = pair(env)
     td = env.reset()
     actor(td)
-    first = td["recurrent", "actor"].clone()
-    actor(td)
+    assert not td["recurrent", "actor"].any()  # the state before, as in a rollout
+    first = td["next", "recurrent", "actor"]
     assert_close(first, actor.after({"observation": td["observation"], **actor.initial_state((4,))}))
-    assert_close(td["recurrent", "actor"], actor.after({"observation": td["observation"], actor.state_key: first}))
+    td["recurrent", "actor"] = first
+    actor(td)
+    assert_close(td["next", "recurrent", "actor"], actor.after({"observation": td["observation"], actor.state_key: first}))
+
+
+@pytest.mark.parametrize("wrap", [None, "greedy", "epsilon", "carry", "transformed"])
+def test_a_loop_written_by_hand_remembers_as_a_rollout_does(wrap):
+    env = maze(length=4)
+    actor, value = pair(env)
+    policy = {
+        "greedy": lambda: actor.greedy,
+        "carry": lambda: Carry(actor.greedy, value),
+        "epsilon": lambda: EpsilonGreedy(actor.greedy, 0.0, 0.0),
+    }.get(wrap, lambda: actor.greedy)()
+    hand = TransformedEnv(env, RewardSum()) if wrap == "transformed" else env
+    expected = hand.rollout(30, policy, seed=7, break_when_any_done=False)
+    td, steps = hand.reset(seed=7), []
+    for _ in range(30):
+        td, root = hand.step_and_reset(policy(td))
+        steps.append(td.clone())
+        td = root
+    data = torch.stack(steps, 1)
+    assert expected["next", "done"].any()
+    for key in expected.keys(True, True):
+        assert_close(data[key], expected[key], msg=str(key))
+    out = actor(env.reset())
+    assert_close(actor.dist(out).log_prob(out["action"]), out["action_log_prob"])
 
 
 def test_a_step_without_a_state_is_explained():
@@ -425,10 +466,29 @@ def test_modules_size_themselves(cell, cells):
 
 
 def test_what_cannot_be_recurrent_is_explained():
-    with pytest.raises(SpecError, match="A recurrent make_qvalue must be one network of discrete actions; got members=2"):
+    with pytest.raises(SpecError, match="recurrent make_qvalue must be one plain network of discrete actions; got members=2 for"):
         make_qvalue(maze(), members=2, recurrent=GRU)
-    with pytest.raises(SpecError, match="A recurrent make_qvalue must be one network"):
+    with pytest.raises(SpecError, match=r"got quantiles=51, noisy=0\.5, dueling=True for"):
+        make_qvalue(maze(), recurrent=GRU, quantiles=51, dueling=True, noisy=0.5)
+    with pytest.raises(SpecError, match="A recurrent make_qvalue must be one plain network"):
         make_qvalue(Pendulum(num_envs=2), recurrent=GRU)
+    with pytest.raises(TypeError, match="nrom"):
+        make_actor(maze(), recurrent=GRU, nrom=nn.LayerNorm)
+    with pytest.raises(ConfigError, match="The settings norm must be those of layers before the recurrent one; got none"):
+        make_actor(maze(), num_cells=(8,), recurrent=GRU, norm=nn.LayerNorm)
+    assert sum(isinstance(part, nn.LayerNorm) for part in make_value(maze(), recurrent=GRU, norm=nn.LayerNorm).modules()) == 1
+    nested = Actor(nn.Sequential(MLP(16, 3), GRU(4, 16)), maze().action_spec)
+    with pytest.raises(SpecError, match=r"A network with a memory is a GRU or LSTM itself: GRU\(outputs, inputs, encoder=..."):
+        maze().rollout(3, nested)
+    with pytest.raises(SpecError, match=r"What the network of Actor returns must be a tensor; got tuple\. Use rlbook's GRU"):
+        maze().rollout(3, Actor(nn.GRU(3, 4), maze().action_spec))
+    value = ValueHead(GRU(1, 3, 8))
+    with pytest.raises(ConfigError, match=r"What a policy carries along must be heads of different kinds; got .*value.*value"):
+        Carry(pair(maze())[0], value, ValueHead(GRU(1, 3, 8)))
+    with pytest.raises(ConfigError, match="What is warmed up must be a head with a recurrent network; got Actor"):
+        warm_up(Actor(MLP(4, 3), maze().action_spec), maze().rollout(5), 2)
+    with pytest.raises(ConfigError, match=r"data must be sequences \[\*, T\] of a batch; got \[7\]"):
+        warm_up(value, maze(num_envs=None).rollout(7), 2)
 
 
 def test_a_loss_of_single_steps_says_what_to_use():

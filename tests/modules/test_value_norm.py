@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from rlbook import MLP, ValueHead
@@ -82,3 +83,20 @@ def test_another_last_layer_is_explained(net):
 def test_errors(arguments):
     with pytest.raises(ConfigError, match=f"{next(iter(arguments))} must be"):
         RunningValueNorm(**arguments)
+
+
+def test_the_last_layer_can_be_named():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out, self.body, self.gate = nn.Linear(8, 1), nn.Linear(4, 8), nn.Linear(8, 1)
+
+        def forward(self, x):
+            h = self.body(x).tanh()
+            return self.out(h * self.gate(h).sigmoid())
+
+    value = ValueHead(Gated())
+    norm, data = PopArt(value, layer=value.net.out), {"observation": torch.randn(5, 4)}
+    before = norm.denormalize(value.value(data))
+    norm.update(9 * torch.randn(50) + 30)
+    assert_close(norm.denormalize(value.value(data)), before)

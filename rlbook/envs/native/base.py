@@ -103,7 +103,12 @@ class NativeEnv(Env):
 
         Returns:
             The next state (never a reset one), and the observation entries, ``reward``, ``terminated`` and ``truncated``.
+
+        Raises:
+            SpecError: the action leaves its spec, or there is not one for each state.
         """
+        if not torch.compiler.is_compiling():
+            self.check_action(action, state[STREAM].shape)
         after, leaves = self._advance(dict(state.items()), action)
         return self._wrap_state(after), leaves
 

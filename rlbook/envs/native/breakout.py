@@ -40,8 +40,8 @@ class Breakout(NativeEnv):
     Ending:
         Terminated when the ball passes the paddle; truncated after ``max_steps``.
     Initial state:
-        All bricks; the paddle in column 4; the ball at the left or right border below the bricks, equally likely, flying inwards
-        and down.
+        All bricks; the paddle in column 4; the ball at the left or right border beside the lowest bricks, equally likely, flying
+        inwards and down.
 
     Args:
         num_envs: None for one environment without batch dimension.

@@ -92,6 +92,8 @@ class GridWorld(NativeEnv):
         device: DeviceLike = None,
         seed: int | None = None,
     ):
+        if isinstance(map, int):
+            raise ConfigError(explain("map", "the rows of a grid", repr(map), f"Pass GridWorld(num_envs={map})"))
         self.map = _check_map(map.split() if isinstance(map, str) else map)
         if not 0 <= slip <= 1:
             raise ConfigError(explain("slip", "a probability in [0, 1]", repr(slip), "Pass for example slip=0.1"))

@@ -51,14 +51,15 @@ class LQR(NativeEnv):
 
     Args:
         num_envs: None for one environment without batch dimension.
-        A, B, Q, R: float ``[n, n]``, ``[n, m]``, ``[n, n]`` and ``[m, m]``; Q positive semi-definite, R positive definite.
+        A, B, Q, R: float ``[n, n]``, ``[n, m]``, ``[n, n]`` and ``[m, m]``; Q positive semi-definite, R positive definite. Of Q
+            and R the symmetric part counts.
         start: half the width of the initial distribution.
         max_action: bound of every action; None for none.
-        max_steps: time limit.
+        max_steps: time limit; None for never.
         device, seed: as for :class:`~rlbook.envs.Env`.
 
     Raises:
-        ConfigError: matrices whose shapes do not fit.
+        ConfigError: matrices whose shapes do not fit, or costs that can be negative.
 
     Source: Bertsekas, "Dynamic Programming and Optimal Control" (4th ed., 2012), vol. I sec. 3.1 (finite horizon) and vol. II
         sec. 4.2 (discounted).
@@ -81,16 +82,24 @@ class LQR(NativeEnv):
         R: Tensor = DOUBLE_INTEGRATOR[3],
         start: float = 1.0,
         max_action: float | None = 3.0,
-        max_steps: int = 20,
+        max_steps: int | None = 20,
         device: DeviceLike = None,
         seed: int | None = None,
     ):
-        n, m = A.shape[0], B.shape[-1]
+        A, B, Q, R = (torch.as_tensor(matrix, dtype=torch.float32, device=device or "cpu") for matrix in (A, B, Q, R))
+        n, m = (A.shape or (0,))[0], (B.shape or (0,))[-1]
         shapes = [list(matrix.shape) for matrix in (A, B, Q, R)]
         if shapes != [[n, n], [n, m], [n, n], [m, m]]:
             fix = "Pass for example A=torch.eye(2), B=torch.ones(2, 1), Q=torch.eye(2), R=torch.eye(1)"
             raise ConfigError(explain("A, B, Q and R", "of shape [n, n], [n, m], [n, n] and [m, m]", f"{shapes}", fix))
-        self.A, self.B, self.Q, self.R = (matrix.to(device or "cpu", torch.float32) for matrix in (A, B, Q, R))
+        self.A, self.B, self.Q, self.R = A, B, (Q + Q.mT) / 2, (R + R.mT) / 2
+        least = [torch.linalg.eigvalsh(matrix).min().item() for matrix in (self.Q, self.R)]
+        if least[0] < -1e-6 or least[1] <= 0:
+            got, fix = (
+                f"a smallest eigenvalue of {least[0]:.3g} and {least[1]:.3g}",
+                "Pass for example Q=torch.eye(n), R=torch.eye(m)",
+            )
+            raise ConfigError(explain("Q and R", "positive semi-definite and positive definite", got, fix))
         self.reset_uniforms, self.start, self.max_action, self.horizon = n, start, max_action, max_steps
         action = Unbounded(m) if max_action is None else Bounded(-max_action, max_action, (m,))
         observation = Composite({keys.OBSERVATION: Unbounded(n)})
@@ -105,8 +114,10 @@ class LQR(NativeEnv):
             steps: how many steps are left, at least 1; None for infinitely many (with time-outs not taken for the end).
 
         Raises:
-            ConfigError: no end of the iteration: with this discount no action keeps the cost finite.
+            ConfigError: a discount beyond [0, 1], or one with which no action keeps the cost finite.
         """
+        if not 0 <= gamma <= 1:
+            raise ConfigError(explain("gamma", "in [0, 1]", repr(gamma), "Pass for example 0.99"))
         K, P = self._riccati(gamma, steps)
         return K.float(), P.float()
 
@@ -135,11 +146,21 @@ class LQR(NativeEnv):
 
     @property
     def optimal_return(self) -> float:
-        """Expected undiscounted return of the best policy that knows how many steps are left: ``-E[x^T P x]`` at the start."""
+        """Expected undiscounted return of the best policy that knows how many steps are left: ``-E[x^T P x]`` at the start.
+
+        Without a time limit it is that of infinitely many steps.
+        """
         return -self._expect(self._riccati(1.0, self.horizon)[1])
 
     def return_of(self, K: Tensor, gamma: float = 1.0) -> float:
-        """Return the expected discounted return of an episode under ``u = -K x``, K float ``[m, n]``, bounds left aside."""
+        """Return the expected discounted return of an episode under ``u = -K x``, K float ``[m, n]``, bounds left aside.
+
+        Raises:
+            ConfigError: episodes have no end.
+        """
+        if self.horizon is None:
+            fix = "Make the environment with max_steps=..."
+            raise ConfigError(explain("max_steps", "a number, for a sum over an episode", "None", fix))
         A, B, Q, R, K = (matrix.double() for matrix in (self.A, self.B, self.Q, self.R, K))
         closed, cost, P = A - B @ K, Q + K.mT @ R @ K, torch.zeros_like(A)
         for _ in range(self.horizon):
@@ -166,10 +187,10 @@ class LQR(NativeEnv):
     def _render(self, index: int) -> np.ndarray:
         """Draw the first two entries of the state as a plane: lines of equal value, and the best way to the origin."""
         x = self._row("x", index).cpu().double()
-        K, P = (matrix.cpu() for matrix in self._riccati(1.0, self.horizon))
+        K, P = (matrix.cpu() for matrix in self._riccati(1.0 if self.horizon else 0.99, self.horizon))
         closed = self.A.cpu().double() - self.B.cpu().double() @ K
         way = [x]
-        for _ in range(self.horizon):
+        for _ in range(self.horizon or 20):
             way.append(closed @ way[-1])
         scale = 60 / self.start
 
