@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Self, final
 
@@ -94,8 +95,8 @@ class Categorical(Distribution):
         cdf = logits.exp().cumsum(-1, dtype=torch.float64 if logits.is_cuda else torch.float32)
         total = cdf[..., -1:]
         u = torch.rand_like(total, dtype=torch.float32) if noise is None else noise.float().unsqueeze(-1).clamp(max=_BELOW_ONE)
-        # Scaled by the total, any u below 1 lands on a choice of positive probability.
-        index = torch.searchsorted(cdf, (u * total).type_as(cdf), right=True).squeeze(-1)
+        # Scaled by the total, any u below 1 lands on a choice of positive probability; where all are NaN, on the last one.
+        index = torch.searchsorted(cdf, (u * total).type_as(cdf), right=True).squeeze(-1).clamp(max=cdf.shape[-1] - 1)
         return index if self.dtype is torch.int64 else index.to(self.dtype)
 
     @override
@@ -212,7 +213,7 @@ class OneHotCategorical(Distribution):
 
     def _one_hot(self, index: Tensor) -> Tensor:
         zeros = torch.zeros(self.logits.shape, dtype=self.dtype, device=self.logits.device)
-        return zeros.scatter_(-1, index.unsqueeze(-1), 1)
+        return zeros.scatter(-1, index.unsqueeze(-1), 1)
 
 
 @final
@@ -239,9 +240,8 @@ class MultiCategorical(Distribution):
         event_shape: Shape | None = None,
         dtype: torch.dtype = torch.int64,
     ):
-        lowest = torch.finfo(logits.dtype).min
-        logits = logits if mask is None else mask_out(logits, mask, lowest)
-        self.factors = Categorical(_rows(logits, nvec, lowest), dtype=dtype)
+        logits = logits if mask is None else mask_out(logits, mask, torch.finfo(logits.dtype).min)
+        self.factors = Categorical(_rows(logits, nvec), dtype=dtype)
         self.event_shape = torch.Size((len(nvec),) if event_shape is None else event_shape)
 
     @property
@@ -374,9 +374,9 @@ class Bernoulli(Distribution):
         return sum_event(terms, self.event_ndim)
 
 
-def _rows(logits: Tensor, nvec: Sequence[int], fill: float) -> Tensor:
-    """Turn ``[*, sum(nvec)]`` into one row per factor, ``[*, K, max(nvec)]``; missing options are filled."""
+def _rows(logits: Tensor, nvec: Sequence[int]) -> Tensor:
+    """Turn ``[*, sum(nvec)]`` into one row per factor, ``[*, K, max(nvec)]``; options that there are not are impossible."""
     if len(set(nvec)) == 1:
         return logits.unflatten(-1, (len(nvec), nvec[0]))
     width = max(nvec)
-    return torch.stack([F.pad(row, (0, width - row.shape[-1]), value=fill) for row in logits.split(list(nvec), -1)], -2)
+    return torch.stack([F.pad(row, (0, width - row.shape[-1]), value=-math.inf) for row in logits.split(list(nvec), -1)], -2)

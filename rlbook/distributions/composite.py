@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from rlbook import keys, specs
 from rlbook.distributions.base import Distribution
+from rlbook.errors import SpecError, explain
 from rlbook.typing import DeviceLike, Key, Shape
 
 
@@ -90,6 +91,10 @@ class CompositeDistribution(Distribution):
         """
         kinds = cls.kinds(spec)
         cls._check_params(params, spec)
+        masked = [] if mask is None else list(mask.keys(True, True) if isinstance(mask, TensorDictBase) else mask.keys())
+        if unknown := [key for key in masked if key not in kinds]:
+            got, fix = f"{unknown}", "Name each mask as its action"
+            raise SpecError(explain("The masks of a dictionary of actions", f"among {list(kinds)}", got, fix))
         sizes = [kind.num_params(leaf) for kind, leaf in kinds.values()]
         parts: dict[Key, Distribution] = {}
         for (key, (kind, leaf)), own in zip(kinds.items(), params.split(sizes, -1), strict=True):

@@ -89,6 +89,12 @@ class DiagNormal(Distribution):
         check_value(x, self.loc.shape)
         return self.log_prob_of_noise((x - self.loc) * torch.exp(-self.log_std))
 
+    @override
+    def sample_with_log_prob(self, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return samples and their log-probabilities, exact however small the deviation. Both carry gradients."""
+        noise = self.base_noise(self.loc.shape, None, self.loc.device) if noise is None else noise
+        return self.rsample(noise), self.log_prob_of_noise(noise)
+
     def log_prob_of_noise(self, noise: Tensor, log_slope: Tensor | None = None) -> Tensor:
         """Return the log-density of ``loc + std * noise``, or of a function of it with that ``log |slope|``, ``[*]``."""
         terms = torch.addcmul(-self.log_std, noise, noise, value=-0.5)
@@ -142,7 +148,7 @@ class TanhNormal(Distribution):
         self.normal = DiagNormal(loc, log_std, event_ndim)
         self.bounds: tuple[Tensor, Tensor] | None = None  # (-1, 1), where tanh alone will do
         if isinstance(low, Tensor) or isinstance(high, Tensor) or (low, high) != (-1.0, 1.0):
-            self.bounds = as_bound(low, loc), as_bound(high, loc)
+            self.bounds = as_bounds(low, high, loc)
 
     @property
     @override
@@ -172,12 +178,15 @@ class TanhNormal(Distribution):
 
     def _squash(self, z: Tensor) -> Tensor:
         # (tanh(z) + 1) / 2 = sigmoid(2 z), and lerp meets both bounds exactly: no action is outside by a rounding error.
-        return z.tanh() if self.bounds is None else torch.lerp(self.bounds[0], self.bounds[1], torch.sigmoid(z + z))
+        if self.bounds is None:
+            return z.tanh()
+        low, high = self.bounds
+        return torch.lerp(low, high, torch.sigmoid((z + z).to(low.dtype)))
 
     def _unsquash(self, x: Tensor) -> Tensor:
         """Return ``z`` of an action; on a bound, where it is infinite, that of the nearest number inside (|z| about 8)."""
-        low, width = (-1.0, 2.0) if self.bounds is None else (self.bounds[0], _width(*self.bounds))
-        return 0.5 * torch.logit((x - low) / width, eps=torch.finfo(x.dtype).eps / 2)
+        low, width = (-1.0, 2.0) if self.bounds is None else (self.bounds[0], width_of(*self.bounds))
+        return (0.5 * torch.logit((x - low) / width, eps=torch.finfo(x.dtype).eps / 2)).to(self.normal.loc.dtype)
 
     def _log_slope(self, z: Tensor) -> Tensor:
         """Return ``log |da/dz|`` per dimension, exact also where ``1 - tanh(z)^2`` rounds to zero (appendix C, eq. 21).
@@ -186,7 +195,7 @@ class TanhNormal(Distribution):
         """
         twice = z + z
         positive = F.logsigmoid(twice)
-        gain = math.log(4) if self.bounds is None else torch.log(2 * _width(*self.bounds))
+        gain = math.log(4) if self.bounds is None else torch.log(2 * width_of(*self.bounds)).to(z.dtype)
         return positive + (positive - twice) + gain
 
     @override
@@ -253,13 +262,13 @@ def _loc_and_log_std(params: Tensor, event_shape: torch.Size) -> tuple[Tensor, T
     return as_event(loc, event_shape), as_event(log_std, event_shape).clamp(*LOG_STD_RANGE)
 
 
-def as_bound(bound: float | Tensor, like: Tensor) -> Tensor:
-    """Return a bound as a tensor, at least as precise as ``like``."""
-    if not isinstance(bound, Tensor):
-        return torch.as_tensor(bound, dtype=like.dtype, device=like.device)
-    return bound.to(torch.promote_types(bound.dtype, like.dtype))
+def as_bounds(low: float | Tensor, high: float | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bounds as tensors of one dtype, at least as precise as ``like``."""
+    tensors = [x if isinstance(x, Tensor) else torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (low, high)]
+    wide = torch.promote_types(like.dtype, torch.promote_types(tensors[0].dtype, tensors[1].dtype))
+    return tensors[0].to(wide), tensors[1].to(wide)
 
 
-def _width(low: Tensor, high: Tensor) -> Tensor:
+def width_of(low: Tensor, high: Tensor) -> Tensor:
     """Return the distance of bounds; 1 where they are one, as of an action that cannot change."""
     return (high - low).where(high > low, 1.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
+from rlbook.functional._checks import check_aligned
 from rlbook.modules.recurrent import Carrying
 from rlbook.modules.value_norm import RunningValueNorm
 from rlbook.replay.minibatches import flat_rows
@@ -75,7 +76,7 @@ class Estimator(ABC):
 
         Raises:
             MissingKeyError: the rollout lacks an entry.
-            SpecError: it has no time dimension.
+            SpecError: it has no time dimension or no steps, or rewards and flags are of another shape.
         """
         if not data.batch_dims:
             name, fix = f"A rollout for {type(self).__name__}", "Pass what env.rollout returns"
@@ -96,12 +97,17 @@ class Estimator(ABC):
         try:
             nxt: Any = data[keys.NEXT]
             reward, terminated, done = nxt[keys.REWARD], nxt[keys.TERMINATED], nxt[keys.DONE]
+            check_aligned(reward=reward, terminated=terminated, done=done)
+            if reward.shape != data.batch_size or not reward.numel():
+                want, fix = f"of shape {list(data.batch_size)}, with at least one step", "Drop a trailing 1: reward.squeeze(-1)"
+                raise SpecError(explain("reward", want, f"{list(reward.shape)}", fix))
             value, next_value = self._values(data, terminated, done)
             if self.value_norm is not None:
                 value, next_value = self.value_norm.denormalize(value), self.value_norm.denormalize(next_value)
             advantage, target = self.estimate(data, reward, value, next_value, terminated, done)
         except KeyError as error:
-            missing = [keys.pretty(key) for key in self._reads() if data.get(key, None) is None]
+            optional = () if keys.ACTION_MASK in data.keys() else (keys.ACTION_MASK, (keys.NEXT, keys.ACTION_MASK))
+            missing = [keys.pretty(key) for key in self._reads() if key not in optional and data.get(key, None) is None]
             if not missing:
                 raise
             got = f"the keys {sorted(keys.pretty(k) for k in data.keys(True, True))}"
@@ -120,8 +126,9 @@ class Estimator(ABC):
         """Return the entries of a rollout that this estimator reads."""
         roots = (keys.VALUE,) if self.value is None else self.value.in_keys
         observed = roots if self.value is None else observations(self.value)
-        outcomes = ((keys.NEXT, *keys.as_tuple(key)) for key in (keys.REWARD, keys.TERMINATED, keys.DONE, *observed))
-        return list(dict.fromkeys((*roots, *outcomes)))
+        masks = (keys.ACTION_MASK,) if hasattr(self.value, "allowed") else ()  # read where there are any
+        outcomes = ((keys.NEXT, *keys.as_tuple(key)) for key in (keys.REWARD, keys.TERMINATED, keys.DONE, *observed, *masks))
+        return list(dict.fromkeys((*roots, *masks, *outcomes)))
 
     def _values(self, data: TensorDictBase, terminated: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values of the observations and of the true next observations, ``[*, T]`` both.

@@ -12,6 +12,7 @@ from rlbook.errors import ConfigError, explain
 from rlbook.estimators.base import Estimator
 from rlbook.functional import q_lambda_return
 from rlbook.modules.qvalue import QValueActor
+from rlbook.typing import Key
 
 
 class QLambda(Estimator):
@@ -54,6 +55,9 @@ class QLambda(Estimator):
             raise ConfigError(explain("value", "a QValueActor", type(value).__name__, fix))
         super().__init__(value, gamma, td_lambda=td_lambda, **options)
         self.td_lambda, self.watkins = td_lambda, watkins
+
+    def _reads(self) -> list[Key]:
+        return [*super()._reads(), *([keys.ACTION] if self.watkins else [])]
 
     def estimate(
         self, data: TensorDictBase, reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor

@@ -82,7 +82,8 @@ def epsilon_greedy_probs(values: Tensor, epsilon: float | Tensor) -> Tensor:
     check_fraction(epsilon=epsilon)
     values = values.detach()
     epsilon = epsilon.unsqueeze(-1) if isinstance(epsilon, Tensor) else epsilon
-    legal = (values > -math.inf).to(values.dtype)
+    legal = values > -math.inf
+    legal = (legal | ~legal.any(-1, keepdim=True)).to(values.dtype)
     uniform = legal / legal.sum(-1, keepdim=True)
     greedy = torch.zeros_like(values).scatter(-1, values.argmax(-1, keepdim=True), 1.0)
     return greedy + epsilon * (uniform - greedy)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlbook.errors import SpecError, explain
-from rlbook.functional._checks import check_positive, describe
+from rlbook.functional._checks import check_fraction, check_positive, describe
 
 Product: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -161,11 +161,12 @@ def line_search(
         The scale; 0 if none was good: leave the parameters as they are.
 
     Raises:
-        ConfigError: ``max_kl``, ``shrink`` or ``tries`` is not positive.
+        ConfigError: ``max_kl``, ``shrink`` or ``tries`` is not positive, or ``shrink`` or ``accept`` is above 1.
 
     Source: Schulman et al., Trust Region Policy Optimization (2015), appendix C.
     """
     check_positive(max_kl=max_kl, shrink=shrink, tries=tries)
+    check_fraction(shrink=shrink, accept=accept)
     for scale in (shrink**k for k in range(tries)):
         improvement, kl = evaluate(scale)
         if bool((improvement >= accept * scale * expected) & (improvement > 0) & (kl <= max_kl)):

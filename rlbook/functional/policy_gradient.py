@@ -7,6 +7,7 @@ All tensors of a call have one shape, ``[*]``; what has one number for every dis
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ def importance_ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
         old_log_prob: the same under the policy that acted, ``[*]``; receives no gradient.
 
     Returns:
-        ``[*]``, positive.
+        ``[*]``, positive; at most the root of the largest number, from where on there is no gradient: an infinite ratio would
+        turn the gradient of a clipped term, which is 0, into NaN.
 
     Raises:
         SpecError: the shapes differ.
@@ -33,7 +35,8 @@ def importance_ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     Source: Schulman et al., Proximal Policy Optimization Algorithms (2017), section 3.
     """
     check_aligned(log_prob=log_prob, old_log_prob=old_log_prob)
-    return (log_prob - old_log_prob.detach()).exp()
+    log_ratio = log_prob - old_log_prob.detach()
+    return log_ratio.clamp(max=0.5 * math.log(torch.finfo(log_ratio.dtype).max)).exp()
 
 
 def ppo_clip_loss(ratio: Tensor, advantage: Tensor, clip_eps: float | Tensor) -> Tensor:

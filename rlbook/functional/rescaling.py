@@ -72,13 +72,15 @@ def two_hot(x: Tensor, bins: Tensor) -> Tensor:
         ``[*, M]``.
 
     Raises:
-        SpecError: ``bins`` is not one dimension of at least 2.
+        SpecError: ``bins`` is not one dimension of at least 2, or ``x`` is not floating.
 
     Source: Schrittwieser et al., MuZero (2020), appendix F; Hafner et al., Mastering Diverse Domains through World Models (2023).
     """
     if bins.ndim != 1 or len(bins) < 2:
         raise SpecError(explain("bins", "[M] with M at least 2", describe(bins), "Pass torch.linspace(-20, 20, 41)"))
-    x = x.detach()
+    if not x.is_floating_point():
+        raise SpecError(explain("x", "floating", describe(x), "Convert it: x.float()"))
+    x = x.detach().to(torch.promote_types(x.dtype, bins.dtype))
     below = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, len(bins) - 2).unsqueeze(-1)
     low, high = bins[below], bins[below + 1]
     share = ((x.unsqueeze(-1) - low) / (high - low)).clamp(0.0, 1.0)

@@ -121,7 +121,7 @@ def reward_to_go(reward: Tensor, done: Tensor, gamma: float | Tensor, last: Tens
     check_time(reward)
     check_aligned(reward=reward, done=done)
     check_factor(reward, gamma=gamma)
-    return reverse_scan(reward, _until_done(reward, done, gamma), last)
+    return _scan(reward, _until_done(reward, done, gamma), last)
 
 
 def td_lambda_return(
@@ -154,7 +154,7 @@ def td_lambda_return(
         return torch.zeros_like(reward)
     bootstrap = torch.where(terminated, 0.0, next_value)
     carried = _until_done(reward, done, td_lambda)
-    return reverse_scan(reward + gamma * (1.0 - carried) * bootstrap, gamma * carried, bootstrap[..., -1])
+    return _scan(reward + gamma * (1.0 - carried) * bootstrap, gamma * carried, bootstrap[..., -1])
 
 
 def n_step_return(reward: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float | Tensor, n: int) -> Tensor:
@@ -242,7 +242,7 @@ def v_trace(
     check_positive(rho_clip=rho_clip, c_clip=c_clip)
     delta = td_error(reward, value, next_value, terminated, gamma)
     rho, kept = ratio.clamp(max=rho_clip), _until_done(delta, done, gamma)
-    correction = reverse_scan(rho * delta, kept * td_lambda * ratio.clamp(max=c_clip))
+    correction = _scan(rho * delta, kept * td_lambda * ratio.clamp(max=c_clip))
     later = torch.cat([correction[..., 1:], torch.zeros_like(correction[..., :1])], -1)
     return rho * (delta + kept * later), value + correction
 
@@ -341,7 +341,12 @@ def retrace(
     check_positive(c_clip=c_clip)
     delta = td_error(reward, action_value, next_value, terminated, gamma)
     c = td_lambda * ratio.clamp(max=c_clip)
-    return action_value + reverse_scan(delta, _until_done(delta, done, gamma) * c.roll(-1, -1))
+    return action_value + _scan(delta, _until_done(delta, done, gamma) * c.roll(-1, -1))
+
+
+def _scan(a: Tensor, b: Tensor, last: Tensor | None = None) -> Tensor:
+    """Scan in the dtype of ``a``, which holds the reward and the values: under autocast these differ."""
+    return reverse_scan(a, b.to(a.dtype), None if last is None else last.to(a.dtype))
 
 
 def _until_done(like: Tensor, done: Tensor, factor: float | Tensor) -> Tensor:

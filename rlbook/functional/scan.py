@@ -25,7 +25,8 @@ def reverse_scan(a: Tensor, b: Tensor | float, last: Tensor | None = None, *, ba
 
     Args:
         a: what each step adds, floating ``[*, T]``; time is the last dimension.
-        b: how much of the later sum each step keeps, ``[*, T]``, broadcastable to it, or a number. 0 ends an episode there.
+        b: how much of the later sum each step keeps, ``[*, T]``, broadcastable to it, or a number. 0 ends an episode there, for
+            finite numbers: a NaN or infinite one spoils all that comes before it in its row.
         last: ``x_T``, what comes after the last step, ``[*]``; 0 if not given.
         backend: "numba" is a compiled kernel for CPU tensors that need no gradient; "torch" works on every device, inside
             ``torch.compile`` and with gradients; "auto" takes the kernel wherever it can.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -29,7 +30,7 @@ def explained_variance(pred: Tensor, target: Tensor) -> Tensor:
     Source: Dhariwal et al., OpenAI Baselines (2017), ``explained_variance``.
     """
     check_aligned(pred=pred, target=target)
-    variance = target.var(correction=0)
+    variance = (target - target.flatten()[:1]).var(correction=0)  # exactly 0 for a constant
     return (1.0 - (target - pred).var(correction=0) / variance).where(variance > 0, float("nan"))
 
 
@@ -41,12 +42,15 @@ def normalize(x: Tensor, eps: float = 1e-8) -> Tensor:
         eps: keeps equal numbers from dividing by 0, positive.
 
     Returns:
-        ``[*]``; zeros for one element.
+        ``[*]``; zeros for equal numbers.
 
     Source: Dhariwal et al., OpenAI Baselines (2017), ``ppo2``: the population's standard deviation (divide by n).
     Deviates: Stable-Baselines3 and CleanRL divide by n - 1, which is 0.8% more for 64 elements and NaN for one.
     """
-    return (x - x.mean()) / (x.std(correction=0) + eps)
+    centred = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    for _ in range(2):  # the second time takes away what rounding left of equal numbers, which eps would not hide
+        centred = centred - centred.mean()
+    return (centred / (centred.std(correction=0) + eps)).to(x.dtype)
 
 
 def merge_moments(
@@ -89,12 +93,12 @@ def interquartile_mean(x: Tensor) -> Tensor:
         x: floating ``[*, N]``, not empty.
 
     Returns:
-        ``[*]``.
+        ``[*]``; NaN where a number is NaN.
 
     Source: Agarwal et al., Deep Reinforcement Learning at the Edge of the Statistical Precipice (2021), section 4.3.
     """
     cut = x.shape[-1] // 4
-    return x.sort(-1).values[..., cut : x.shape[-1] - cut].mean(-1)
+    return x.sort(-1).values[..., cut : x.shape[-1] - cut].mean(-1).where(~x.isnan().any(-1), math.nan)
 
 
 def stratified_bootstrap_interval(
@@ -148,7 +152,7 @@ def probability_of_improvement(x: Tensor, y: Tensor) -> Tensor:
         y: scores of the other, ``[S, K]`` or ``[S]``.
 
     Returns:
-        A scalar in [0, 1]; 0.5 for equal algorithms.
+        A scalar in [0, 1]; 0.5 for equal algorithms, NaN where a score is NaN.
 
     Raises:
         SpecError: the tasks differ in number.
@@ -158,4 +162,4 @@ def probability_of_improvement(x: Tensor, y: Tensor) -> Tensor:
     if x.shape[1:] != y.shape[1:]:
         raise SpecError(explain("y", f"[S, *{list(x.shape[1:])}]", describe(y), "Give both the same tasks, in one order"))
     difference = x.unsqueeze(1) - y.unsqueeze(0)
-    return (0.5 * (1.0 + difference.sign())).mean()
+    return (0.5 * (1.0 + difference.sign())).mean().where(~(x.isnan().any() | y.isnan().any()), math.nan)

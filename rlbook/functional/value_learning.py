@@ -8,6 +8,8 @@ next observation and is not read where ``terminated``. Targets are not detached:
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,7 +46,7 @@ def expected_value(values: Tensor, probs: Tensor) -> Tensor:
 
     Args:
         values: ``Q(s, .)``, floating ``[*, A]``.
-        probs: ``pi(.|s)``, ``[*, A]``.
+        probs: ``pi(.|s)``, ``[*, A]``; where it is 0 the value may be ``-inf``, that of a masked action.
 
     Returns:
         ``[*]``.
@@ -55,7 +57,7 @@ def expected_value(values: Tensor, probs: Tensor) -> Tensor:
     Source: Sutton and Barto, Reinforcement Learning (2018), eq. 3.14.
     """
     check_aligned(values=values, probs=probs)
-    return (probs * values).sum(-1)
+    return (probs * values.where((probs > 0) | (values > -math.inf), 0.0)).sum(-1)
 
 
 def soft_value(values: Tensor, alpha: float | Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def soft_value(values: Tensor, alpha: float | Tensor) -> Tensor:
     Source: Haarnoja et al., Reinforcement Learning with Deep Energy-Based Policies (2017), eq. 5 and theorem 1.
     """
     check_positive(alpha=alpha)
-    return alpha * (values / alpha).logsumexp(-1)
+    return alpha * (values / _per_action(alpha)).logsumexp(-1)
 
 
 def soft_expected_value(values: Tensor, log_probs: Tensor, alpha: float | Tensor) -> Tensor:
@@ -97,8 +99,8 @@ def soft_expected_value(values: Tensor, log_probs: Tensor, alpha: float | Tensor
     Source: Christodoulou, Soft Actor-Critic for Discrete Action Settings (2019), eq. 10.
     """
     check_aligned(values=values, log_probs=log_probs)
-    log_probs = log_probs.clamp(min=LOG_ZERO)
-    return (log_probs.exp() * (values - alpha * log_probs)).sum(-1)
+    log_probs, values = log_probs.clamp(min=LOG_ZERO), values.where(log_probs > LOG_ZERO, 0.0)
+    return (log_probs.exp() * (values - _per_action(alpha) * log_probs)).sum(-1)
 
 
 def q_learning_target(reward: Tensor, next_values: Tensor, terminated: Tensor, gamma: float | Tensor) -> Tensor:
@@ -401,7 +403,12 @@ def _like_members(pred: Tensor, name: str, x: Tensor) -> Tensor:
     """Return ``x`` of the shape of ``pred`` or of one member of it, expanded to it and without gradient."""
     if x.shape != pred.shape and x.shape != pred.shape[1:]:
         check_aligned(pred=pred, **{name: x})
-    return x.detach().expand_as(pred)
+    return x.detach().to(pred.dtype).expand_as(pred)
+
+
+def _per_action(x: float | Tensor) -> float | Tensor:
+    """Return a number, or one for each row ``[*]``, so that it broadcasts to what has one for each action, ``[*, A]``."""
+    return x.unsqueeze(-1) if isinstance(x, Tensor) and x.ndim else x
 
 
 def _as_tensor(bound: float | Tensor, like: Tensor) -> Tensor:

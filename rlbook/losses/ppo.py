@@ -15,6 +15,7 @@ from rlbook.functional import (
     approx_kl,
     clip_fraction,
     clipped_value_loss,
+    importance_ratio,
     ppo_clip_loss,
     ppo_dual_clip_loss,
     ppo_kl_loss,
@@ -96,8 +97,8 @@ class PPOLoss(OnPolicyLoss):
 
     def surrogate(self, batch: TensorDictBase, dist: Distribution, advantage: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
-        log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB].detach()
-        ratio = log_ratio.exp()
+        log_prob, old = dist.log_prob(batch[keys.ACTION]), batch[keys.LOG_PROB].detach()
+        ratio, log_ratio = importance_ratio(log_prob, old), log_prob - old
         if self.dual_clip is None:
             loss = ppo_clip_loss(ratio, advantage, self.clip_eps).mean()
         else:
@@ -172,9 +173,9 @@ class PPOKLLoss(OnPolicyLoss):
 
     def surrogate(self, batch: TensorDictBase, dist: Distribution, advantage: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
-        log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB].detach()
-        kl = self._kl(batch, dist, log_ratio)
-        loss = ppo_kl_loss(log_ratio.exp(), advantage, kl, self.kl_coef)
+        log_prob, old = dist.log_prob(batch[keys.ACTION]), batch[keys.LOG_PROB].detach()
+        kl = self._kl(batch, dist, log_prob - old)
+        loss = ppo_kl_loss(importance_ratio(log_prob, old), advantage, kl, self.kl_coef)
         return loss.mean(), {"kl": kl.mean(), "kl_coef": self.kl_coef.clone()}
 
     def _kl(self, batch: TensorDictBase, dist: Distribution, log_ratio: Tensor) -> Tensor:

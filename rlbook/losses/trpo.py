@@ -8,7 +8,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.functional import approx_kl
+from rlbook.functional import approx_kl, importance_ratio
 from rlbook.losses.on_policy import OnPolicyLoss
 
 if TYPE_CHECKING:
@@ -54,5 +54,6 @@ class TRPOLoss(OnPolicyLoss):
 
     def surrogate(self, batch: TensorDictBase, dist: Distribution, advantage: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See the class."""
-        log_ratio = dist.log_prob(batch[keys.ACTION]) - batch[keys.LOG_PROB].detach()
-        return -(log_ratio.exp() * advantage.detach()).mean(), {"approx_kl": approx_kl(log_ratio.detach()).mean()}
+        log_prob, old = dist.log_prob(batch[keys.ACTION]), batch[keys.LOG_PROB].detach()
+        kl = approx_kl((log_prob - old).detach()).mean()
+        return -(importance_ratio(log_prob, old) * advantage.detach()).mean(), {"approx_kl": kl}

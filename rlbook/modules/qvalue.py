@@ -190,9 +190,9 @@ class QValueActor(Reader):
         return outputs
 
     def allowed(self, values: Tensor, data: Data) -> Tensor:
-        """Return values ``[*, A]``, minus infinity where the observation's mask rules an action out."""
+        """Return values ``[*, A]``, minus infinity where the observation's mask rules an action out, unless it leaves none."""
         mask = data.get(keys.ACTION_MASK, None)
-        return values if mask is None else mask_out(values, mask, -torch.inf)
+        return values if mask is None else torch.where(mask.bool().any(-1, True), mask_out(values, mask, -torch.inf), values)
 
     def best(self, values: Tensor, data: Data) -> Tensor:
         """Return the index of the best allowed action, int64 ``[*]``, given values ``[*, A]``."""

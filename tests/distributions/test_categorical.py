@@ -344,3 +344,25 @@ def test_compiles_into_one_graph_and_agrees(function) -> None:
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for mine, reference in zip(compiled(logits, noise, mask), function(logits, noise, mask), strict=True):
         assert_close(mine, reference)
+
+
+@pytest.mark.parametrize("by", ["mask", "logits"])
+def test_options_that_there_are_not_are_never_drawn(by) -> None:
+    mask = torch.tensor([False, False, True, True, True])
+    logits = torch.zeros(5) if by == "mask" else torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    dist = MultiCategorical(logits, [2, 3], mask if by == "mask" else None)
+    assert dist.sample(torch.tensor([0.99, 0.99])).tolist() == [1, 2]
+    assert_close(dist.entropy(), torch.tensor(math.log(2) + math.log(3)))
+    assert dist.kl(dist) == 0
+
+
+def test_a_broken_policy_draws_an_action_all_the_same() -> None:
+    dist = Categorical(torch.tensor([math.nan, 0.0, 0.0]))
+    assert dist.sample() == 2
+    assert dist.log_prob(torch.tensor(2)).isnan()
+
+
+def test_one_hot_under_vmap() -> None:
+    logits, u = torch.randn(5, 3), torch.rand(5)
+    drawn = torch.vmap(lambda own, noise: OneHotCategorical(own).sample(noise))(logits, u)
+    assert_close(drawn, OneHotCategorical(logits).sample(u))

@@ -10,7 +10,7 @@ import torch.distributions as D
 from torch.testing import assert_close
 
 from rlbook import specs
-from rlbook.distributions import Delta, DiagNormal, TanhNormal
+from rlbook.distributions import Delta, DiagNormal, TanhNormal, TruncatedNormal
 from rlbook.errors import ConfigError, SpecError
 
 
@@ -315,3 +315,29 @@ def test_a_spec_from_outside_the_graph_compiles() -> None:
         return TanhNormal.from_params(params, spec).sample_with_log_prob(noise)
 
     assert_close(torch.compile(act, fullgraph=True, backend="aot_eager")(params, noise), act(params, noise))
+
+
+@pytest.mark.parametrize("kind", [TanhNormal, TruncatedNormal])
+@pytest.mark.parametrize(("params", "bounds"), [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)])
+def test_bounds_of_another_precision(kind, params, bounds) -> None:
+    spec = specs.Bounded(-2.0, 2.0, (2,), dtype=bounds)
+    dist = kind.from_params(torch.zeros(3, 4, dtype=params), spec)
+    action, log_prob = dist.sample_with_log_prob()
+    assert action.dtype == dist.mode.dtype == bounds
+    assert_close(dist.log_prob(action.detach()).float(), log_prob.float(), atol=0.2, rtol=0.1)
+    zeros = torch.zeros(2, dtype=params)
+    assert kind(zeros, zeros, torch.tensor(-2.0, dtype=bounds), 2.0).sample().isfinite().all()
+
+
+def test_a_truncated_normal_without_width() -> None:
+    spec = specs.Bounded(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0]), (2,))
+    dist = TruncatedNormal.from_params(torch.randn(4), spec)
+    assert dist.sample()[0] == dist.mean[0] == 0
+    assert dist.sample().isfinite().all()
+
+
+def test_small_deviations_are_exact() -> None:
+    noise = torch.randn(1000, 1)
+    _, log_prob = DiagNormal(torch.full((1000, 1), 100.0), torch.full((1000, 1), -15.0)).sample_with_log_prob(noise)
+    expected = DiagNormal(torch.zeros(1000, 1).double(), torch.full((1000, 1), -15.0).double()).log_prob_of_noise(noise.double())
+    assert_close(log_prob.double(), expected)

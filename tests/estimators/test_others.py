@@ -88,7 +88,8 @@ def team(data: TensorDict, agents: int = 3) -> TensorDict:
     scale = torch.arange(1.0, agents + 1)
     for root in (data, data["next"]):
         observation = root["observation"].unsqueeze(2) * scale.view(agents, 1)
-        root["agents"] = TensorDict({"observation": observation}, root.batch_size)
+        mask = torch.rand(*root.batch_size, agents, 2) < 0.6  # some allow nothing
+        root["agents"] = TensorDict({"observation": observation, "action_mask": mask}, root.batch_size)
     data["agents", "action"] = data["action"].unsqueeze(2).expand(-1, -1, agents)
     data["agents", "action_log_prob"] = torch.full((*data.batch_size, agents), -1.0)
     return data
@@ -99,6 +100,7 @@ def of_one(data: TensorDict, agent: int) -> TensorDict:
     own = data.exclude("agents", ("next", "agents"))
     for root, source in ((own, data), (own["next"], data["next"])):
         root["observation"] = source["agents", "observation"][:, :, agent]
+        root["action_mask"] = source["agents", "action_mask"][:, :, agent]
     own["action_log_prob"] = data["agents", "action_log_prob"][:, :, agent]
     if ("next", "agents", "reward") in data.keys(True):
         own["next", "reward"] = data["next", "agents", "reward"][:, :, agent]
@@ -106,10 +108,10 @@ def of_one(data: TensorDict, agent: int) -> TensorDict:
 
 
 @pytest.mark.parametrize("own_reward", [False, True])
-@pytest.mark.parametrize("name", ["GAE", "TD0", "TDLambda", "VTrace"])
+@pytest.mark.parametrize("name", ["GAE", "TD0", "TDLambda", "VTrace", "QLambda", "Watkins"])
 def test_a_group_is_estimated_as_its_agents_are(name, own_reward):
     data, value = team(Clock(4).rollout(20)), ValueHead(MLP(1, 3))
-    actor = Actor(MLP(2, 3), Clock().action_spec)
+    actor, qvalue = (kind(MLP(2, 3), Clock().action_spec) for kind in (Actor, QValueActor))
     if own_reward:
         data["next", "agents", "reward"] = torch.randn(4, 20, 3)
     make = {
@@ -117,12 +119,15 @@ def test_a_group_is_estimated_as_its_agents_are(name, own_reward):
         "TD0": lambda **group: TD0(value, GAMMA, **group),
         "TDLambda": lambda **group: TDLambda(value, GAMMA, LAMBDA, **group),
         "VTrace": lambda **group: VTrace(actor, value, GAMMA, **group),
+        "QLambda": lambda **group: QLambda(qvalue, GAMMA, LAMBDA, **group),
+        "Watkins": lambda **group: QLambda(qvalue, GAMMA, LAMBDA, watkins=True, **group),
     }[name]
     out = make(group="agents")(data)
     assert out["agents"].batch_size == (4, 20, 3)
     for agent in range(3):
         alone = make()(of_one(data, agent))
         for key in ("state_value", "advantage", "value_target"):
+            assert alone[key].isfinite().all()
             assert_close(out["agents", key][..., agent], alone[key], rtol=1e-4, atol=1e-3)
     assert "advantage" not in out
     assert "advantage" not in data["agents"]
@@ -195,6 +200,26 @@ def test_the_first_targets_have_mean_zero_and_deviation_one(env):
 def test_errors(make, match):
     with pytest.raises(ConfigError, match=match):
         make()
+
+
+def test_rollouts_of_another_layout_are_explained(env):
+    data, value = env.rollout(5), make_value(env)
+    for change, match in (
+        (("reward", "terminated", "done"), r"reward must be of shape \[3, 5\], .* got \[3, 5, 1\]\. Drop a trailing 1"),
+        (("done",), r"done must be of the shape of reward.*Drop the trailing 1: done.squeeze\(-1\)"),
+    ):
+        other = data.clone()
+        for key in change:
+            other["next", key] = other["next", key].unsqueeze(-1)
+        for estimator in (GAE(value), TDLambda(value)):
+            with pytest.raises(SpecError, match=match):
+                estimator(other)
+    with pytest.raises(SpecError, match=r"reward must be of shape \[3, 0\], with at least one step"):
+        GAE(value)(data[:, :0])
+    masked = data.clone()
+    masked["action_mask"] = torch.ones(3, 5, 2, dtype=torch.bool)
+    with pytest.raises(MissingKeyError, match=r"A rollout for QLambda must be one with \['next.action_mask'\]"):
+        QLambda(QValueActor(MLP(2, 4), env.action_spec))(masked)
 
 
 def test_a_missing_log_probability_is_explained(env):

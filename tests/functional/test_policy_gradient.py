@@ -308,3 +308,15 @@ def test_other_wrong_coefficients_are_explained():
         dpg_loss(x, x, 0)
     with pytest.raises(ConfigError, match="target must be positive; got 0"):
         adapted_kl_coef(x[0], x[0], 0)
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+def test_a_huge_ratio_has_no_gradient_instead_of_none_at_all(advantage):
+    log_prob = torch.tensor([0.0, 0.1], requires_grad=True)
+    ratio = importance_ratio(log_prob, torch.tensor([-95.0, 0.0]))
+    for loss in (ppo_clip_loss, lambda *args: ppo_dual_clip_loss(*args, 3.0)):
+        value = loss(ratio, torch.full((2,), advantage), 0.2)
+        (gradient,) = torch.autograd.grad(value.mean(), log_prob, retain_graph=True)
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+        assert gradient[0] == 0

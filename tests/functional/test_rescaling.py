@@ -88,3 +88,11 @@ def test_wrong_bins_are_explained():
     for bins in (torch.ones(1), torch.ones(2, 3)):
         with pytest.raises(SpecError, match=r"bins must be \[M\] with M at least 2; got torch.float32"):
             two_hot(torch.ones(4), bins)
+
+
+def test_bins_of_another_precision():
+    x, bins = torch.tensor([0.5, -3.0]), torch.linspace(-1, 1, 5)
+    for other in (two_hot(x.bfloat16(), bins), two_hot(x, bins.double())):
+        assert_close(other.float(), two_hot(x, bins))
+    with pytest.raises(SpecError, match=r"x must be floating; got torch.int64 \[1\]"):
+        two_hot(torch.tensor([1]), bins)

@@ -460,3 +460,19 @@ def test_wrong_coefficients_are_explained():
         n_step_return(**others, gamma=0.9, n=0)
     with pytest.raises(ConfigError, match=r"c_clip must be positive; got 0\.0"):
         v_trace(**steps, ratio=torch.ones(3, 4), gamma=0.9, c_clip=0.0)
+
+
+def test_values_of_another_precision():
+    reward, value = torch.rand(2, 6), torch.rand(2, 6)
+    done = torch.rand(2, 6) < 0.3
+    terminated = done & (torch.rand(2, 6) < 0.5)
+    for wide in (torch.float64, torch.bfloat16):
+        for call in (
+            lambda v: td_lambda_return(reward, v, terminated, done, 0.9, 0.8),
+            lambda v: n_step_return(reward, v, terminated, done, 0.9, 99),
+            lambda v: v_trace(reward, value, v, terminated, done, torch.ones(2, 6).to(v.dtype), 0.9)[1],
+            lambda v: retrace(reward, value, v, terminated, done, torch.ones(2, 6).to(v.dtype), 0.9),
+        ):
+            got = call(value.to(wide))
+            assert got.dtype == torch.promote_types(torch.float32, wide)
+            assert_close(got.float(), call(value), atol=0.03, rtol=0.03)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -149,3 +151,19 @@ def test_compiles_fullgraph():
         return explained_variance(normalize(x), y), moments, interquartile_mean(x), probability_of_improvement(x, y)
 
     assert_close(torch.compile(everything, fullgraph=True, backend="aot_eager")(x, y), everything(x, y))
+
+
+def test_a_diverged_run_is_not_left_out():
+    assert interquartile_mean(torch.tensor([[math.nan, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0]])).isnan().tolist() == [True, False]
+    assert probability_of_improvement(torch.tensor([1.0, math.nan]), torch.tensor([1.0])).isnan()
+    assert probability_of_improvement(torch.tensor([math.inf]), torch.tensor([math.inf])) == 0.5
+
+
+@pytest.mark.parametrize("number", [0.1, 1e5 + 0.3, -0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_equal_numbers_vary_not_at_all(number, dtype):
+    for count in (64, 100, 2048):
+        x = torch.full((count,), number).clamp(max=6e4).to(dtype)
+        assert normalize(x).abs().max() < 1e-3
+        if dtype is torch.float32:
+            assert explained_variance(torch.linspace(0, 1, count), x).isnan()

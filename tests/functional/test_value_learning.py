@@ -17,6 +17,7 @@ from rlbook.functional import (
     chosen_value,
     clipped_double_value,
     double_q_target,
+    epsilon_greedy_probs,
     expected_sarsa_target,
     expected_value,
     huber_loss,
@@ -323,3 +324,27 @@ def test_shapes_that_would_broadcast_are_explained(call, message):
 def test_wrong_coefficients_are_explained(call, message):
     with pytest.raises(ConfigError, match=message):
         call(torch.ones(4, 3))
+
+
+def test_the_value_of_a_masked_action_counts_nothing():
+    values = torch.tensor([1.0, 2.0, -math.inf])
+    probs = epsilon_greedy_probs(values, 0.1)
+    target = expected_sarsa_target(torch.zeros(()), values, probs, torch.tensor(False), 0.9)
+    assert_close(target, torch.tensor(0.9 * (0.05 * 1 + 0.95 * 2)))
+    soft = soft_expected_value(values, torch.tensor([0.5, 0.5, 0.0]).log(), 0.1)
+    assert_close(soft, torch.tensor(1.5 + 0.1 * math.log(2)))
+
+
+def test_a_temperature_for_each_row():
+    values, alpha = torch.randn(3, 3), torch.tensor([0.1, 1.0, 2.0])
+    expected = torch.stack([soft_value(row, one) for row, one in zip(values, alpha, strict=True)])
+    assert_close(soft_value(values, alpha), expected)
+    log_probs = torch.randn(3, 3).log_softmax(-1)
+    expected = torch.stack([soft_expected_value(*row) for row in zip(values, log_probs, alpha, strict=True)])
+    assert_close(soft_expected_value(values, log_probs, alpha), expected)
+
+
+def test_a_target_of_another_precision():
+    pred = torch.randn(4, requires_grad=True)
+    huber_loss(pred, torch.randn(4).double()).mean().backward()
+    assert pred.grad.isfinite().all()
