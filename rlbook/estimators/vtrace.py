@@ -10,7 +10,7 @@ from torch import Tensor
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.estimators.base import Estimator, unflatten
-from rlbook.functional import v_trace
+from rlbook.functional import importance_ratio, v_trace
 from rlbook.replay.minibatches import flat_rows
 from rlbook.typing import Key
 
@@ -81,6 +81,6 @@ class VTrace(Estimator):
         else:
             rows = flat_rows(data, (*self.actor.in_keys, keys.ACTION))
             log_prob = unflatten(self.actor.dist(rows).log_prob(rows[keys.ACTION]), data.batch_size)
-        ratio = (log_prob - data[keys.LOG_PROB]).exp()
+        ratio = importance_ratio(log_prob, data[keys.LOG_PROB])
         clips = {"rho_clip": self.rho_clip, "c_clip": self.c_clip, "td_lambda": self.td_lambda}
         return v_trace(reward, value, next_value, terminated, done, ratio, self.gamma, **clips)
