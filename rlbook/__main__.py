@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, (agent, config) in RECIPES.items():
         recipe = recipes.add_parser(name, help=(agent.__doc__ or "").splitlines()[0])
         recipe.add_argument("env", nargs="?", default=config.env, help="a Gymnasium id or the name of a native environment")
-        recipe.add_argument("--threads", type=int, default=1, help="threads of torch; small networks are fastest with 1")
+        recipe.add_argument("--threads", type=_positive, default=1, help="threads of torch; small networks are fastest with 1")
         recipe.add_argument("--save", metavar="FILE", help="write a checkpoint there every minute, when stopped, and at the end")
         recipe.add_argument("--resume", action="store_true", help="go on from the checkpoint of --save, if there is one")
         _add_fields(recipe, config)
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     save, resume = arguments.pop("save"), arguments.pop("resume")
     if resume and not save:
         parser.error("--resume goes on from the file of --save: give both")
-    if save and os.path.isdir(save):
-        parser.error(f"--save takes a file, and {save} is a folder")
+    if save and (problem := _unwritable(save)):
+        parser.error(f"--save takes a file that can be written: {problem}")
     try:
         config = config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
         agent = agent_class(config)
@@ -73,6 +73,18 @@ def _begin(agent: Any, path: str) -> int:
         print(f"{path} is not there yet: a new run.", file=sys.stderr)
         return 0
     return agent.load(path).frames
+
+
+def _unwritable(path: str) -> str:
+    """Say why no file can be written there, before hours of training; nothing if it can."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        return f"{path} is a folder"
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        return str(error)
+    return "" if os.access(folder, os.W_OK) else f"{folder} is not writable"
 
 
 def _saving(agent: Any, path: str) -> Iterator[dict[str, float]]:
@@ -115,20 +127,41 @@ def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
         elif isinstance(default, tuple):
-            parser.add_argument(flag, type=type(default[0]), nargs="+", **options)
+            kind = type(default[0])
+            parser.add_argument(flag, type=KINDS.get(kind, kind), nargs="+", **options)
         elif get_origin(hint) is Literal:
             parser.add_argument(flag, choices=get_args(hint), **options)
         elif type(None) in get_args(hint):
             parser.add_argument(flag, type=_or_none(get_args(hint)[0]), **options)
         else:
-            parser.add_argument(flag, type=type(default), **options)
+            parser.add_argument(flag, type=KINDS.get(type(default), type(default)), **options)
+
+
+def _whole(text: str) -> int:
+    """Read a whole number, also as ``1e5``."""
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError
+    return int(text) if text.lstrip("+-").isdecimal() else int(number)
+
+
+def _positive(text: str) -> int:
+    number = _whole(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_whole.__name__, _positive.__name__ = "whole number", "positive whole number"  # for argparse's messages
+KINDS: dict[type, Callable[[str], Any]] = {int: _whole}
+"""What reads a type of numbers, where it is not the type itself."""
 
 
 def _or_none(kind: type) -> Callable[[str], Any]:
     """Return what reads a number, or ``none``."""
 
     def read(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
+        return None if text.lower() == "none" else KINDS.get(kind, kind)(text)
 
     read.__name__ = f"{kind.__name__} or none"  # for argparse's message
     return read

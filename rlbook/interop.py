@@ -50,10 +50,15 @@ def to_torchrl(td: TensorDictBase, *, one_hot: int | None = None, per_step: Iter
 
     out = _map(td, convert)
     if one_hot is not None:
-        action = out[keys.ACTION]
+        action = out.get(keys.ACTION, None)
+        if action is None:
+            raise SpecError(explain("td", "one with an action", f"{list(td.keys())}", "Leave one_hot out"))
         if action.dtype.is_floating_point or action.shape != td.batch_size:
             got = f"{action.dtype} {list(action.shape)}"
             raise SpecError(explain("action", f"integer {list(td.batch_size)}", got, "Leave one_hot out for this action"))
+        if action.numel() and not 0 <= int(action.min()) <= int(action.max()) < one_hot:
+            fix = f"Pass one_hot={int(action.max()) + 1} or more"
+            raise SpecError(explain("action", f"in [0, {one_hot})", f"{int(action.min())} to {int(action.max())}", fix))
         out[keys.ACTION] = torch.nn.functional.one_hot(action.long(), one_hot)
     return out
 
@@ -63,7 +68,8 @@ def from_torchrl(td: TensorDictBase, *, categorical: bool = True, per_step: Iter
 
     Args:
         td: with numbers per step of shape ``[*, 1]``.
-        categorical: turn a one-hot ``action`` (bool or integer ``[*, n]``) into integers ``[*]``.
+        categorical: turn a one-hot ``action`` (bool or integer ``[*, n]``) into integers ``[*]``. Say False where actions are
+            several flags, which may be one-hot by chance.
         per_step: names of the entries that lose their trailing 1.
 
     Raises:
@@ -81,7 +87,7 @@ def from_torchrl(td: TensorDictBase, *, categorical: bool = True, per_step: Iter
     out = _map(td, convert)
     action = out.get(keys.ACTION, None)
     whole = action is not None and not action.dtype.is_floating_point and action.ndim == td.batch_dims + 1
-    if categorical and whole:
+    if categorical and whole and action.shape[-1] > 1:
         index = action.long().argmax(-1)
         if torch.equal(action.long(), torch.nn.functional.one_hot(index, action.shape[-1])):
             out[keys.ACTION] = index

@@ -112,3 +112,12 @@ def test_a_rollout_of_torchrl(categorical):
     back = to_torchrl(data, one_hot=None if categorical else 2)
     for key, value in theirs.items(True, True):
         assert_close(back[key], value)
+
+
+def test_actions_that_are_no_one_hot():
+    single = TensorDict({"action": torch.ones(4, 1, dtype=torch.long)}, [4])
+    assert from_torchrl(single)["action"].tolist() == [[1]] * 4
+    with pytest.raises(SpecError, match=r"action must be in \[0, 1\); got 0 to 1. Pass one_hot=2 or more"):
+        to_torchrl(TensorDict({"action": torch.tensor([0, 1])}, [2]), one_hot=1)
+    with pytest.raises(SpecError, match="td must be one with an action"):
+        to_torchrl(TensorDict({"observation": torch.zeros(2)}, [2]), one_hot=2)

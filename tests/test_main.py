@@ -162,3 +162,21 @@ def test_stopping_is_no_error(capsys, monkeypatch):
     monkeypatch.setattr("rlbook.recipes.ppo.PPO.train", interrupted)
     assert main(["train", "ppo", "CartPole-v1"]) == 130
     assert "Stopped." in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "ppo", "CartPole", *SHORT, "--save", str(tmp_path / "file" / "x.pt")])
+    assert stopped.value.code == 2
+    assert "--save takes a file that can be written" in capsys.readouterr().err
+
+
+def test_numbers_as_people_write_them(capsys):
+    assert main(["train", "ppo", "CartPole", "--total-frames", "5.12e2", "--epochs", "1"]) == 0
+    assert "CartPole: 512 frames" in capsys.readouterr().out
+    for option in (["--threads", "0"], ["--total-frames", "1.5"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "ppo", "CartPole", *SHORT, *option])
+        assert stopped.value.code == 2
+        assert "invalid" in capsys.readouterr().err

@@ -92,7 +92,9 @@ class Collector:
         state["learnt"] = [env.transform.state_dict() for env in _transformed(self.env)]
         if self._native:
             env: Any = self.env
-            state["env"], state["root"] = env.state.to_dict(), self._loop.root
+            root = self._loop.root
+            state["env"] = env.state.to_dict()
+            state["root"] = None if root is None else {key: value.clone() for key, value in root.items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

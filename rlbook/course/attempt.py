@@ -124,6 +124,8 @@ def call(function: Function, arguments: list[Any]) -> Any:
         raise Trouble(
             f"It was still busy after {LIMIT_S:.0f} seconds, so it was stopped. Does a loop of yours never end?"
         ) from None
+    except SystemExit:
+        raise Trouble("It ends the program (`exit` or `quit`). Return a value instead.") from None
     except RecursionError:
         raise Trouble("It calls itself without end. Where does the recursion stop?") from None
     except Exception as error:
@@ -193,7 +195,8 @@ def unchanged(before: Any, after: Any) -> bool:
 def gradients_of(value: Any, exercise: Exercise, leaves: list[Any]) -> dict[str, Tensor]:
     """Return the gradient of the sum of all outputs for each argument that may have one."""
     inputs = {name: x for name, x in zip(exercise.arguments, leaves, strict=True) if isinstance(x, Tensor) and x.requires_grad}
-    outputs = [y.sum() for y in (value if isinstance(value, tuple) else (value,)) if isinstance(y, Tensor) and y.requires_grad]
+    values = value if isinstance(value, tuple | list) else (value,)
+    outputs = [y.sum() for y in values if isinstance(y, Tensor) and y.requires_grad]
     if not inputs or not outputs:
         return {name: torch.zeros_like(x) for name, x in inputs.items()}
     gradients = torch.autograd.grad(outputs, list(inputs.values()), allow_unused=True, materialize_grads=True)

@@ -91,7 +91,7 @@ def equal(got: Any, want: Any) -> bool:
 def as_number(x: Any) -> float | None:
     """Return a number, or a tensor or array with one element, as a float; None for anything else."""
     try:
-        return float(x)
+        return None if isinstance(x, str | bytes) else float(x)
     except (TypeError, ValueError, RuntimeError):
         return None
 

@@ -36,7 +36,11 @@ class explore:
     """
 
     def __init__(self, draw: Callable[..., Any], **sliders: tuple[float, float, float]):
-        for name, (low, high, start) in sliders.items():
+        for name, slider in sliders.items():
+            if not isinstance(slider, tuple | list) or len(slider) != 3 or not slider[0] < slider[1]:
+                want = "(low, high, start) with low below high"
+                raise ConfigError(explain(f"the slider {name}", want, repr(slider), "Pass for example (0.0, 1.0, 0.5)"))
+            low, high, start = slider
             if not low <= start <= high:
                 raise ConfigError(
                     explain(f"the start of {name}", f"from {low} to {high}", repr(start), "Pass (low, high, start)")
@@ -85,4 +89,5 @@ class explore:
         return data, {}
 
     def __repr__(self) -> str:
-        return f"explore({', '.join([self.draw.__name__, *(f'{name}={value:g}' for name, value in self.values.items())])})"
+        name = getattr(self.draw, "__name__", type(self.draw).__name__)
+        return f"explore({', '.join([name, *(f'{key}={value:g}' for key, value in self.values.items())])})"

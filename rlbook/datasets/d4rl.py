@@ -17,6 +17,7 @@ from rlbook.datasets._d4rl_files import SERVER, d4rl_files, reference_returns
 from rlbook.datasets.base import PublishedDataset, trajectory
 from rlbook.datasets.download import File, fetch
 from rlbook.datasets.hdf5 import block_of, check_columns, columns, open_hdf5
+from rlbook.errors import ConfigError, explain
 
 NEEDED = (("observations",), ("actions",), ("rewards",))
 TIME_LIMIT = {"halfcheetah": 1000, "hopper": 1000, "walker2d": 1000, "ant": 1000}
@@ -98,7 +99,14 @@ class D4RL(PublishedDataset):
                     yield piece
 
     def normalized_score(self, returns: Tensor | float) -> Any:
-        """Scale returns to 0 for a random and 100 for an expert policy: ``100 (R - R_random) / (R_expert - R_random)``."""
+        """Scale returns to 0 for a random and 100 for an expert policy: ``100 (R - R_random) / (R_expert - R_random)``.
+
+        Raises:
+            ConfigError: no returns to compare with are known for this dataset.
+        """
+        if "reference_returns" not in self.info:
+            fix = "Scale them by returns that you have measured"
+            raise ConfigError(explain(f"The reference returns of {self.id}", "known", "none", fix))
         low, high = self.info["reference_returns"]
         return 100.0 * (returns - low) / (high - low)
 

@@ -129,6 +129,7 @@ class Env(ABC):
         self._driver = None
         if mask is None:
             return self._wrap_root(self._reset(None))
+        mask = torch.as_tensor(mask, device=self.device)
         if mask.shape != self.batch_size or mask.dtype != torch.bool:
             got = f"{mask.dtype} {list(mask.shape)}"
             raise SpecError(

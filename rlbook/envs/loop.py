@@ -95,6 +95,9 @@ class Loop:
         if self._outs is None:
             check_output(out, self.env)
             self._action_shape = out[keys.ACTION].shape
+            if clash := [keys.pretty(key) for key in out if key in self.memory and key not in self._roots[0]]:
+                fix = "Give them other names"
+                raise PolicyError(explain("What a policy returns", "none of the environment's entries", f"{clash}", fix))
             new = {key: stack_rows(value, self.num_steps) for key, value in out.items() if key not in self._roots[0]}
             self.memory.update(new)
             self._outs = rows_of(new)
@@ -114,8 +117,12 @@ class Loop:
             raise PolicyError(
                 explain("action", f"of shape {list(self._action_shape)} at every step", f"{list(shape)}", "Mend the policy")
             )
-        for key, row in self._outs[t].items():
-            row.copy_(out[key])
+        try:
+            for key, row in self._outs[t].items():
+                row.copy_(out[key])
+        except (KeyError, RuntimeError) as error:
+            want, got = "the same entries of the same shapes at every step", f"{sorted(map(keys.pretty, out))} ({error})"
+            raise PolicyError(explain("What a policy returns", want, got, "Mend the policy")) from error
 
     def _finish(self, steps: int) -> TensorDict:
         """Fill in what follows from the rest, check, and hand the rollout out."""

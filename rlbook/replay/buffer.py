@@ -135,6 +135,7 @@ class ReplayBuffer:
         Raises:
             SpecError: the shapes differ, a priority is not finite, or a row holds no data, as after :meth:`clear`.
         """
+        rows, priority = torch.as_tensor(rows), torch.as_tensor(priority)
         with self._settled():
             if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
                 got, fix = f"{int(rows.min())} to {int(rows.max())}", "Update before the buffer is cleared, with batch['index']"
@@ -144,8 +145,13 @@ class ReplayBuffer:
     def clear(self) -> None:
         """Forget all rows, and what was sampled ahead."""
         with self._settled():
-            self.storage.clear()
+            before = self.writer.state_dict()
             self.writer.clear()
+            try:
+                self.storage.clear()
+            except ConfigError:  # either may refuse: then nothing is forgotten
+                self.writer.load_state_dict(before)
+                raise
             self.sampler.clear()
             Trajectories.forget(self)
             if self._ahead is not None:

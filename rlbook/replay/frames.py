@@ -182,7 +182,9 @@ class FrameStorage(EncodedStorage):
             return
         for frame in as_bytes(state["frames"].numpy(), self.frame_bytes):
             self._store(int(self._hash(frame[None])[0]), frame)
-        numbers = state["numbers"].numpy()
+        saved = list(state["stacks"])  # in the order in which its entries were met
+        columns = [saved.index(key) * self.stack + k for key in self.pictures for k in range(self.stack)]
+        numbers = state["numbers"].numpy()[:, columns]
         self.numbers.numpy()[: len(numbers)] = numbers
         np.add.at(self._uses, numbers, 1)
 

@@ -9,7 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, MissingKeyError, explain
+from rlbook.errors import ConfigError, MissingKeyError, check_count, explain
 from rlbook.typing import Key
 
 
@@ -50,11 +50,13 @@ def minibatches(
         >>> [len(batch) for batch in minibatches(CartPole(num_envs=4).rollout(40), 64)]
         [64, 64, 32]
     """
+    check_count("epochs", epochs, example=1)
+    in_keys = [in_keys] if isinstance(in_keys, str) else in_keys
     names = in_keys if in_keys is not None else list(data.keys(True, True))
     inner = () if sequence_len is None else (sequence_len,)
     flat = flat_rows(data, names) if sequence_len is None else flat_sequences(data, names, sequence_len)
     count = data.batch_size.numel() // (sequence_len or 1)
-    if not 1 <= size <= count:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= count:
         raise ConfigError(explain("size", f"in [1, {count}], the rows of the data", str(size), "Collect more, or ask for less"))
     if size == count:
         whole = TensorDict(keys.nest({key: value.clone() for key, value in flat.items()}), (count, *inner))

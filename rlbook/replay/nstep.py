@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, MissingKeyError, check_count, explain
+from rlbook.errors import ConfigError, MissingKeyError, SpecError, check_count, explain
 from rlbook.replay.storages import wrap
 from rlbook.replay.trajectories import Trajectories
 from rlbook.typing import Key, Leaves
@@ -67,6 +67,9 @@ class NStep:
         ahead = torch.minimum(self._steps, more.unsqueeze(-1))
         path = trajectories.shift(rows.unsqueeze(-1), ahead)  # [*, n], the last row repeated
         reward = entry(buffer, _REWARD, path)
+        if reward.shape != path.shape:
+            got, fix = f"of shape {list(reward.shape[path.ndim :])}", "Drop a trailing 1: reward.squeeze(-1)"
+            raise SpecError(explain("The reward of a step", "one number", got, fix))
         kept = [key for key in buffer.storage.keys if key[0] == keys.NEXT and key != _REWARD]
         outcome: Leaves = {key[1:]: entry(buffer, key, path[..., -1]) for key in kept}
         reward = reward if reward.is_floating_point() else reward.float()

@@ -41,9 +41,9 @@ class Prefetcher:
             self.queue.append(self._thread.submit(draw))
         try:
             return self.queue.popleft().result()
-        except BaseException:
+        except Exception:
             self.forget()  # what was ordered with it most likely failed like it
-            raise
+            return self._thread.submit(draw).result()  # unless there are other rows by now
 
     def settle(self) -> None:
         """Wait until all samples of the queue are drawn."""

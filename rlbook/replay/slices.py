@@ -232,13 +232,17 @@ class SliceSampler(SequenceSampler):
         Args:
             rows: their rows ``[B, T]``, or the first ones ``[B]``.
             priority: one per sequence, ``[B]``, or one per step, ``[B, T]``. Those of the steps after the burn-in are mixed to
-                ``eta max_t p_t + (1 - eta) mean_t p_t`` (section 2.3).
+                ``eta max_t p_t + (1 - eta) mean_t p_t`` (section 2.3), with padding left out.
         """
         if self.sampler is None:
             super().update_priority(rows, priority)
         if priority.ndim == 2:
-            learnt = priority[:, self.burn_in :]
-            priority = self.eta * learnt.amax(1) + (1 - self.eta) * learnt.mean(1)
+            own = torch.ones_like(priority, dtype=torch.bool)
+            if rows.ndim == 2:  # padding repeats the last row
+                own[:, 1:] = (rows[:, 1:] != rows[:, :-1]).to(own.device)
+            own = own[:, self.burn_in :]
+            learnt = torch.where(own, priority[:, self.burn_in :].abs(), 0.0)
+            priority = self.eta * learnt.amax(1) + (1 - self.eta) * learnt.sum(1) / own.sum(1).clamp(min=1)
         self.sampler.update_priority(rows if rows.ndim == 1 else rows[:, 0], priority)
 
     def priority(self, rows: Tensor) -> Tensor | None:

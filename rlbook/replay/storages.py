@@ -215,7 +215,10 @@ class TensorStorage(Storage):
                 got = f"the keys {sorted(map(keys.pretty, leaves))}"
                 raise MissingKeyError(explain("Data for this buffer", f"data with {keys.pretty(key)!r}", got, _SAME))
             if not (arrays and isinstance(value, np.ndarray)):
-                value = value if isinstance(value, Tensor) else as_tensor(key, value)
+                number = isinstance(value, bool | int | float | np.generic)
+                value = as_tensor(key, value).detach()
+                if number and torch.can_cast(value.dtype, self.columns[key].dtype):  # Python's numbers are of no dtype
+                    value = value.to(self.columns[key].dtype)
                 value = value.numpy(force=True) if arrays else value
             if value.shape != (*batch, *shape) or value.dtype != dtype:
                 want, got = f"{dtype} {[*batch, *shape]}", f"{value.dtype} {list(value.shape)}"
@@ -349,7 +352,7 @@ def as_tensor(key: Key, value: Any) -> Tensor:
     try:
         if is_tensor_collection(value):  # text beside tensors, for one
             raise TypeError
-        return torch.as_tensor(value)
+        return torch.as_tensor(float(value) if isinstance(value, np.floating) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         fix = "Keep other objects in a ListStorage, or leave them out: TensorStorage(capacity, in_keys=[...])"
         if isinstance(value, Mapping):

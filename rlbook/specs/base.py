@@ -305,8 +305,18 @@ class TensorSpec(Spec):
         self._check_projected(x)
         if x.dtype is torch.bool or self.dtype.is_floating_point:
             x = x.to(self.dtype)
-        elif x.is_floating_point():
+        elif x.is_floating_point() and x.isnan().any():
+            fix = "Find where it first appears: a division by zero, log(0), or a diverged network"
+            raise SpecError(explain("The value to project", f"a number, for {self.dtype}", f"NaN{_place(x.isnan())}", fix))
+        elif self.dtype is torch.bool:
             x = x.round()
+        else:  # a cast would wrap round
+            limits = torch.iinfo(self.dtype)
+            if x.is_floating_point():
+                most = math.nextafter(float(limits.max) + 1, 0)
+                x = x.double().round().clamp(float(limits.min), min(most, float(limits.max))).to(torch.int64)
+            elif torch.iinfo(x.dtype).bits > limits.bits or (x.dtype.is_signed and not self.dtype.is_signed):
+                x = x.clamp(limits.min, min(limits.max, torch.iinfo(x.dtype).max))
         return self._nearest(x).to(self.dtype)
 
     def _check_projected(self, x: Tensor) -> None:

@@ -145,7 +145,7 @@ class Composite(Spec):
                 raise _missing(as_tuple(key), self._entries)
             if rest:
                 entries[name] = entries[name].exclude(tuple(rest))  # type: ignore[attr-defined]
-            else:
+            if not rest or not len(entries[name].keys()):  # type: ignore[attr-defined]  # a group of nothing is none
                 del entries[name]
         return Composite(entries, batch_shape=self.batch_shape, device=self.device)
 

@@ -12,28 +12,50 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import keystr, tree_map_with_path
 
 from rlbook.errors import ConfigError, explain
 from rlbook.replay.buffer import compact
+
+PLAIN = (bool, int, float, complex, str, bytes, set, torch.Size, torch.dtype, torch.device)
+"""What a checkpoint holds beside tensors, lists and dictionaries."""
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write tensors, numbers, text, and lists and dictionaries of them to a file.
 
-    The file appears when it is whole and on disk: who is interrupted keeps the one that was there before.
+    The file appears when it is whole and on disk: who is interrupted keeps the one that was there before. NumPy's numbers and
+    arrays become Python's and tensors.
+
+    Raises:
+        ConfigError: something else is to be saved, which :func:`load_checkpoint` would refuse.
     """
     file = Path(path)
+    state = tree_map_with_path(_plain, dict(state))
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as handle:
-            torch.save(tree_map(compact, dict(state)), handle)
+            torch.save(state, handle)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _plain(path: Any, value: Any) -> Any:
+    """Return what is saved for a value: one that can be read without running code."""
+    if isinstance(value, np.ndarray):
+        value = torch.as_tensor(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, torch.Tensor):
+        return compact(value)
+    if value is None or isinstance(value, PLAIN):
+        return value
+    fix = "Save its state_dict(), or text for a path"
+    raise ConfigError(explain(f"state{keystr(path)}", "tensors, numbers or text", type(value).__name__, fix))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

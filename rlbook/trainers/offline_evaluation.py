@@ -236,7 +236,7 @@ def evaluate_offline(
     steps = _transitions(data, policy)
     behavior_log_prob = _behavior_log_prob(data, steps, behavior)
     log_prob = _in_chunks(lambda rows, action: policy.dist(rows).log_prob(action), steps.observation, steps.action)
-    reward = steps.reward.double()
+    reward = steps.reward.to(torch.float64, copy=True)
     index, mask = episode_index(steps.done)
     last = index.gather(-1, mask.sum(-1, keepdim=True) - 1).squeeze(-1)
     if fitted is not None and fitted.bootstrap:
@@ -280,6 +280,9 @@ def _transitions(data: TensorDictBase, policy: Any) -> _Transitions:
     if not hasattr(policy, "dist"):
         fix = "Pass an Actor; one with a single likely action stands for a greedy policy"
         raise ConfigError(explain("policy", "one with dist(td)", type(policy).__name__, fix))
+    if not isinstance(data, TensorDictBase):
+        fix = "Read the rows of a dataset first: dataset[:]"
+        raise SpecError(explain("The data", "a TensorDict", type(data).__name__, fix))
     if not data.batch_dims or not data.numel():
         raise SpecError(
             explain("The data", "[N, T] or [T], not empty", f"{list(data.batch_size)}", "Pass a rollout or a dataset")

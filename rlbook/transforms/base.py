@@ -189,10 +189,18 @@ class TransformedEnv(Env):
             raise ConfigError(explain("transform", "a Transform", repr(transform), fix))
         self.env, self.transform = env, transform
         transform.bind(env)
+        try:
+            specs = (
+                transform.transform_observation_spec(env.observation_spec),
+                transform.transform_action_spec(env.action_spec),
+                transform.transform_reward_spec(env.reward_spec),
+            )
+        except Exception:
+            for part in (transform, *transform.parts()):  # they may be mended, and tried again
+                part._bound = False
+            raise
         super().__init__(
-            transform.transform_observation_spec(env.observation_spec),
-            transform.transform_action_spec(env.action_spec),
-            transform.transform_reward_spec(env.reward_spec),
+            *specs,
             num_envs=env.num_envs if env.batch_size else None,
             device=env.device,
             seed=env._seed_value,

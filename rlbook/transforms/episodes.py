@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.envs.base import Env
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import check_count
 from rlbook.specs import Bounded, Composite, Unbounded
 from rlbook.transforms.base import Transform
 from rlbook.typing import Leaves
@@ -25,10 +25,8 @@ class StepCounter(Transform):
 
     def __init__(self, max_steps: int | None = None):
         super().__init__()
-        if max_steps is not None and max_steps < 1:
-            raise ConfigError(
-                explain("max_steps", "None or a positive integer", repr(max_steps), "Pass for example max_steps=200")
-            )
+        if max_steps is not None:
+            check_count("max_steps", max_steps, example=200)
         self.max_steps = max_steps
 
     def bind(self, env: Env) -> None:

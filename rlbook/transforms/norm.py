@@ -75,6 +75,27 @@ class ObservationNorm(Transform):
             changed[key] = Unbounded(shape, device=self.device)
         return spec.replace(changed)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the numbers of each entry; nothing before there are any."""
+        numbers = {"loc": self.loc, "scale": self.scale}
+        return {f"{names.pretty(key)}.{name}": x[key].clone() for key in self.loc for name, x in numbers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over saved numbers, before or after the transform has met its environment.
+
+        Raises:
+            MissingKeyError: those of an entry are missing.
+            SpecError: they have another shape.
+        """
+        found = {key: [_saved(state, key, name) for name in ("loc", "scale")] for key in self.keys}
+        for key, numbers in found.items():
+            for x, old in zip(numbers, (self.loc.get(key), self.scale.get(key)), strict=True):
+                if old is not None:
+                    _check_broadcast(key, x.shape, old.shape, exact=True)
+        for key, (loc, scale) in found.items():
+            device = self.loc[key].device if key in self.loc else loc.device
+            self.loc[key], self.scale[key] = loc.to(device, copy=True), scale.to(device, copy=True)
+
     def on_reset(self, leaves: Leaves, mask: Tensor) -> Leaves:
         """Normalise."""
         return self.on_step(leaves)
@@ -158,6 +179,11 @@ class Moments:
         """Return what to save."""
         return {"count": self.count, "mean": self.mean, "squares": self.squares}
 
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over what was saved, of the right shapes."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(saved[name])
+
 
 class VecNorm(Transform):
     """Normalise observations by the running mean and variance of all that were seen: ``(x - mean) / sqrt(variance + eps)``.
@@ -199,7 +225,7 @@ class VecNorm(Transform):
         self.keys, self.decay, self.eps, self.clip = as_keys(keys), decay, eps, clip
         self.frozen = False
         self.moments: dict[Key, Moments] = {}
-        self._loaded: Mapping[str, Tensor] = {}
+        self._loaded: dict[str, Tensor] = {}  # what was loaded before the shapes were known; shared with frozen views
 
     def frozen_view(self) -> VecNorm:
         """Return a frozen transform for another environment that always uses this one's current statistics."""
@@ -217,7 +243,8 @@ class VecNorm(Transform):
             _check_broadcast(key, self.moments[key].shape, shape)
             changed[key] = Bounded(-self.clip, self.clip, shape, device=self.device)
         if self._loaded:
-            state, self._loaded = self._loaded, {}
+            state = dict(self._loaded)
+            self._loaded.clear()
             self.load_state_dict(state)
         return spec.replace(changed)
 
@@ -240,11 +267,12 @@ class VecNorm(Transform):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of count, mean and sum of squared deviations of each entry."""
-        return {
+        own = {
             f"{names.pretty(key)}.{name}": x.clone()
             for key, moments in self.moments.items()
             for name, x in moments.tensors().items()
         }
+        return own or {name: x.clone() for name, x in self._loaded.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over saved statistics, before or after the transform has met its environment.
@@ -253,17 +281,15 @@ class VecNorm(Transform):
             MissingKeyError: the statistics of an entry are missing.
             SpecError: they have another shape.
         """
-        if not self.moments:
-            self._loaded = dict(state)  # until the entries and their shapes are known
+        found = {key: {name: _saved(state, key, name) for name in ("count", "mean", "squares")} for key in self.keys}
         for key, moments in self.moments.items():
             for name, tensor in moments.tensors().items():
-                full = f"{names.pretty(key)}.{name}"
-                if full not in state:
-                    raise MissingKeyError(
-                        explain(f"Entry {full!r}", "in the state", f"only {sorted(state)}", "Save it with state_dict()")
-                    )
-                _check_broadcast(full, state[full].shape, tensor.shape, exact=True)
-                tensor.copy_(state[full])
+                _check_broadcast(f"{names.pretty(key)}.{name}", found[key][name].shape, tensor.shape, exact=True)
+        for key, moments in self.moments.items():
+            moments.load(found[key])
+        if not self.moments:  # until the entries and their shapes are known
+            self._loaded.clear()
+            self._loaded.update(state)
 
 
 class RewardNorm(Transform):
@@ -293,12 +319,15 @@ class RewardNorm(Transform):
                 want = "in [0, 1]" if name == "gamma" else "positive"
                 raise ConfigError(explain(name, want, repr(value), "Pass for example gamma=0.99, eps=1e-8, clip=10.0"))
         self.gamma, self.eps, self.clip, self.frozen = gamma, eps, clip, False
+        self.moments = Moments((), None)
 
     def bind(self, env: Env) -> None:
         """Allocate the returns and their statistics."""
         super().bind(env)
         self._return = self.remember("return")
+        loaded = self.state_dict()
         self.moments = Moments((), self.device)
+        self.moments.load(loaded)
 
     def transform_reward_spec(self, spec: Spec) -> Spec:
         """The clipped range."""
@@ -327,9 +356,20 @@ class RewardNorm(Transform):
         return {name: x.clone() for name, x in self.moments.tensors().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over saved statistics."""
-        for name, tensor in self.moments.tensors().items():
-            tensor.copy_(state[name])
+        """Take over saved statistics, before or after the transform has met its environment.
+
+        Raises:
+            MissingKeyError: one is missing.
+        """
+        self.moments.load({name: _saved(state, (), name) for name in self.moments.tensors()})
+
+
+def _saved(state: Mapping[str, Tensor], key: Key, name: str) -> Tensor:
+    """Return one saved number of an entry, or explain that it is missing."""
+    full = f"{names.pretty(key)}.{name}" if key else name
+    if full not in state:
+        raise MissingKeyError(explain(f"Entry {full!r}", "in the state", f"only {sorted(state)}", "Save it with state_dict()"))
+    return state[full]
 
 
 def _check_broadcast(key: Key, given: torch.Size, shape: torch.Size, exact: bool = False) -> None:

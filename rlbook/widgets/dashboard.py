@@ -43,10 +43,16 @@ class Slider:
         """Read ``(low, high)``, followed in any order by ``"log"`` and by the value to start from."""
         if isinstance(what, Slider):
             return what
-        low, high, *rest = what
-        scale = next((item for item in rest if isinstance(item, str)), "linear")
-        value = next((float(item) for item in rest if not isinstance(item, str)), None)
-        return cls(float(low), float(high), scale, value)
+        try:
+            low, high, *rest = what
+            scale = next((item for item in rest if isinstance(item, str)), "linear")
+            value = next((float(item) for item in rest if not isinstance(item, str)), None)
+            return cls(float(low), float(high), scale, value)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            fix = 'Pass for example (1e-4, 1e-2, "log")'
+            raise ConfigError(explain("A slider", '(low, high), then "log" and a start if wanted', repr(what), fix)) from error
 
     @property
     def start(self) -> float:

@@ -31,7 +31,8 @@ class LivePlot(View):
         title: heading.
         target: a level to reach, drawn as a dashed line: a number for the first curve, or ``{"episode_reward": 475}``.
         smoothing: decay of the exponential moving average in ``[0, 1)``; the raw curve stays visible behind it.
-        x: the metric that is the horizontal axis, for example ``"frames"``; None takes the step.
+        x: the metric that is the horizontal axis, for example ``"frames"``; None takes the step. Metrics without it belong to the
+            last one.
         height: height of a panel in pixels.
 
     Example:
@@ -68,6 +69,7 @@ class LivePlot(View):
         self._due = 0.0
         self._heard = False
         self._last_x = 0.0
+        self.attached: Run | None = None  # what a run says that had this board before is not heard
 
     def add(self, step: float, metrics: Mapping[str, Any]) -> None:
         """Append one number to each named curve; cheap, the screen follows ten times a second.
@@ -79,14 +81,15 @@ class LivePlot(View):
         Raises:
             ConfigError: a metric is not one number.
         """
-        if self.x is not None and self.x in metrics:
-            step = metrics[self.x]
+        if self.x is not None:
+            step = metrics.get(self.x, self._last_x)
         self._last_x = step = float(step)
         for key, value in metrics.items():
+            number = value if type(value) is float else as_float(key, value)
             series = self._series.get(key)
             if series is None:
                 series = self._series.setdefault(pretty(key), Series())
-            series.append(step, value if type(value) is float else as_float(key, value))
+            series.append(step, number)
         if perf_counter() >= self._due:
             self.flush()
 
@@ -123,6 +126,7 @@ class LivePlot(View):
 
     def attach(self, run: Run) -> None:
         """Become the board of ``run``; start afresh if there are curves already."""
+        self.attached = run
         if self._series:
             self.clear()
             self._shown = False
@@ -194,7 +198,7 @@ class LivePlot(View):
 
     def _still(self) -> Bundle:
         data: dict[str, Any] = {"text/plain": repr(self)}
-        if not self._series:
+        if not self.panels() or not self._series:
             return data, {}
         try:
             from rlbook.widgets._picture import curves_png

@@ -50,14 +50,15 @@ class ReplayViewer(View):
             raise ConfigError(explain("What a ReplayViewer shows", "a ReplayBuffer", type(buffer).__name__, fix))
         self.buffer, self.title = buffer, title
         self.sampled = torch.zeros(0, dtype=torch.int64)
-        self._told = -EVERY
+        self._due = 0.0
 
     def update(self) -> None:
-        """Show the buffer as it is now; more than ten calls a second cost nothing."""
+        """Show the buffer as it is now: ten times a second, less often where that takes more than a tenth of the time."""
         now = time.monotonic()
-        if self._widget is not None and now - self._told >= EVERY:
-            self._told = now
+        if self._widget is not None and now >= self._due:
             self._tell()
+            took = time.monotonic() - now
+            self._due = now + max(EVERY, 10 * took)
 
     def draw(self, batch_size: int | None = None) -> Any:
         """Draw a sample, mark its rows, and return it."""
@@ -187,10 +188,12 @@ def cell(value: Any) -> str:
 
 
 def as_picture(value: Tensor) -> str | None:
-    """Return uint8 ``[H, W]``, ``[H, W, 3]`` or ``[C, H, W]`` (the last frame, or three colors) as a PNG in base64, else None."""
+    """Return uint8 ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]`` (the last frame, or three colors) as a PNG in base64, else None."""
     if value.dtype != torch.uint8 or value.ndim not in (2, 3) or (min(value.shape[-2:]) < 3 and value.shape[0] < 8):
         return None
     array = value.cpu().numpy()
+    if array.ndim == 3 and array.shape[-1] in (1, 4) and array.shape[0] >= 8:
+        array = array[..., -1]
     if array.ndim == 3 and array.shape[-1] != 3:
         array = np.moveaxis(array, 0, -1) if array.shape[0] == 3 else array[-1]
     try:

@@ -291,14 +291,14 @@ class Run:
         numbers = as_floats(metrics)
         if numbers:
             self.history.append({"iteration": self.iteration, **numbers})
-        if self.board is not None:
-            self.board.add(self.iteration, numbers)
+        if self._heard:
+            self.board.add(self.iteration, numbers)  # type: ignore[union-attr]
 
     def _become(self, state: str) -> None:
         self.state = state
         self._turn.notify_all()
-        if self.board is not None:
-            self.board.sync()
+        if self._heard:
+            self.board.sync()  # type: ignore[union-attr]
 
     def _end(self, state: str, error: BaseException | None = None) -> None:
         with self._turn:
@@ -318,8 +318,13 @@ class Run:
         """Let the board leave its last picture, once: from the cell that waits for the run, else from the run's own thread."""
         with self._turn:
             due, self._finished = not self._finished, True
-        if due and self.board is not None:
-            self.board.finish()
+        if due and self._heard:
+            self.board.finish()  # type: ignore[union-attr]
+
+    @property
+    def _heard(self) -> bool:
+        """Whether there is a board, and no other run has got it since."""
+        return self.board is not None and getattr(self.board, "attached", self) is self
 
     def _settle(self, reached: Callable[[], bool], timeout: float) -> Run:
         """Wait until the other thread has done as it was told; the run's own thread must not wait for itself."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rlbook.keys import pretty
 from rlbook.widgets._front import static
@@ -103,6 +104,8 @@ def _line(value: Any) -> str:
 
 
 def _leaf(name: str, tensor: Tensor) -> Node:
+    if is_lazy(tensor):
+        return Node(name, facts=_line("lazy: made by the first batch"))
     tensor = tensor.detach()
     node = Node(
         name,

@@ -11,6 +11,7 @@ import torch
 
 from rlbook import keys
 from rlbook.envs.base import Env
+from rlbook.envs.loop import align
 from rlbook.envs.policy import as_policy, check_output
 from rlbook.errors import ConfigError, MissingExtraError, explain
 from rlbook.widgets._front import Bundle, View
@@ -71,12 +72,16 @@ def record(env: Env, policy: Any = None, max_steps: int = 500, *, seed: int | No
     root: Any = env.reset(seed=seed)
     noise = act.noise(max_steps)
     film = Film([env.render(index)])
+    states = act.initial_state()
     for t in range(max_steps):
-        out = act({key: root[key] for key in env.observation_spec.leaves()}, None if noise is None else noise[t])
+        leaves = {key: root[key] for key in env.observation_spec.leaves()}
+        out = act(leaves | states, None if noise is None else noise[t])
         check_output(out, env)
         root[keys.ACTION] = out[keys.ACTION]
         # One environment is not reset: the last frame shows how it ended.
-        root = env.step_and_reset(root)[1] if env.batch_size else env.step(root)[keys.NEXT]
+        step, root = env.step_and_reset(root) if env.batch_size else (env.step(root), root[keys.NEXT])
+        done: Any = step[keys.NEXT, keys.DONE]
+        states = {key: out[key].masked_fill(align(done, out[key]), 0) for key in states}
         film.append(env.render(index))
         if not env.batch_size and root[keys.DONE]:
             break

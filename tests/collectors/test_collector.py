@@ -23,7 +23,7 @@ from rlbook import (
     TransformedEnv,
     seed_everything,
 )
-from rlbook.errors import ConfigError, EnvError
+from rlbook.errors import ConfigError, EnvError, PolicyError
 from rlbook.modules import make_actor
 from rlbook.trainers import evaluate
 
@@ -347,3 +347,28 @@ def test_cuda_collects_what_the_cpu_does(compile):
     for key, value in cpu.items(True, True):
         assert gpu[key].device.type == "cuda"
         assert_close(gpu[key].cpu(), value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_state_in_memory_does_not_change():
+    collector = Collector(CartPole(num_envs=2, seed=0), frames_per_batch=8)
+    collector.collect()
+    state = collector.state_dict()
+    first = collector.collect().clone()
+    collector.load_state_dict(state)
+    assert torch.equal(first["observation"], collector.collect()["observation"])
+
+
+@pytest.mark.parametrize("kind", ["flag", "lost"])
+def test_what_a_policy_may_not_return(kind):
+    match = {"flag": r"none of the environment's entries; got \['done'\]", "lost": "the same entries"}[kind]
+    calls = []
+
+    def policy(observation):
+        calls.append(1)
+        out = {"action": torch.zeros(2, dtype=torch.long)}
+        if kind == "flag":
+            return out | {"done": torch.ones(2, dtype=torch.bool)}
+        return out | {"value": torch.zeros(2)} if len(calls) == 1 else out
+
+    with pytest.raises(PolicyError, match=match):
+        CartPole(num_envs=2, seed=0).rollout(5, policy)

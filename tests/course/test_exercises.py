@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 
-from rlbook.course import all_exercises, all_questions, ask, check
+from rlbook.course import all_exercises, all_questions, ask, check, find_exercise
+from rlbook.course.attempt import Trouble
 from rlbook.course.check import examine
 from rlbook.course.diagnose import judge
 from rlbook.errors import ConfigError
@@ -66,3 +70,16 @@ def test_an_unknown_question_is_explained():
         ConfigError, match=r"The name given to ask must be that of a question; got 'timeout'. Did you mean one of: time-out"
     ):
         ask("timeout")
+
+
+def test_lists_arrays_and_text():
+    terms = find_exercise("awr_terms")
+    assert judge(lambda log_prob, weight, value, target: list(terms.reference(log_prob, weight, value, target)), terms).right
+    policy = find_exercise("my_policy")
+    for wrong in (lambda o: o > 0, lambda o: np.array([1, 0])):
+        with pytest.raises(Trouble, match=r"An action is 0 .* it returns an array of shape"):
+            judge(wrong, policy)
+    total = find_exercise("discounted_return")
+    assert not judge(lambda rewards, gamma: str(total.reference(rewards, gamma)), total).right
+    with pytest.raises(Trouble, match="It ends the program"):
+        judge(lambda rewards, gamma: sys.exit(), total)

@@ -71,3 +71,9 @@ def test_a_published_notebook_gets_the_picture_only(monkeypatch):
 def test_a_start_outside_its_range_is_explained():
     with pytest.raises(ConfigError, match=r"the start of width must be from 1 to 9; got 10. Pass \(low, high, start\)"):
         explore(draw, width=(1, 9, 10), height=(1, 9, 5))
+
+
+@pytest.mark.parametrize("slider", [3, (1, 1, 1), (0, 1), (2, 1, 1.5)])
+def test_what_is_no_slider_is_explained(slider):
+    with pytest.raises(ConfigError, match=r"the slider x must be \(low, high, start\) with low below high; got "):
+        explore(lambda x: Figure(), x=slider)

@@ -418,3 +418,61 @@ def test_on_a_gpu():
     assert data["observation"].is_cuda
     want = GymEnv("CartPole-v1", num_envs=4).rollout(30, seed=0)
     assert torch.equal(data["observation"].cpu(), want["observation"])
+
+
+class Own(gymnasium.Env):
+    """Keeps its last action and changes the one it gets."""
+
+    observation_space, action_space = spaces.Box(-9, 9, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+    wrong = None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.last = np.zeros(1, np.float32)
+        return np.zeros(2, np.float32), {"reward": 5.0}
+
+    def step(self, action):
+        seen = np.concatenate((action, self.last))
+        self.last = action
+        action *= 0.5
+        reward = 0.0 if self.wrong != "reward" else np.zeros(1)
+        return seen if self.wrong != "observation" else seen[:1], reward, False, False, {"reward": 5.0}
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_an_environment_cannot_reach_the_actions_of_a_rollout(num_envs):
+    env = GymEnv(Own, num_envs)
+    data = env.rollout(4, lambda observation: torch.full((*env.batch_size, 1), 1.0))
+    assert (data["action"] == 1).all()
+    assert (data["next", "observation"][..., 1:, :] == torch.tensor([1.0, 0.5])).all()
+
+
+@pytest.mark.parametrize("wrong", ["observation", "reward"])
+def test_the_first_step_is_looked_at(wrong):
+    env = Own()
+    env.wrong = wrong
+    with pytest.raises(SpecError, match=f"The environment's {wrong} must be .*; got "):
+        GymEnv(env).rollout(3)
+
+
+def test_options_that_do_not_go_together():
+    with pytest.raises(ConfigError, match=r"The info entries to keep must be none that rollouts have already; got \['reward'\]"):
+        GymEnv(Own, info="reward")
+    with pytest.raises(ConfigError, match=r"Arguments of an environment that is made must be none; got \['foo'\]"):
+        GymEnv(Own(), foo=3)
+    with pytest.raises(ConfigError, match="num_envs must be a positive integer; got -1"):
+        GymEnv("CartPole-v1", -1)
+    with pytest.raises(ConfigError, match='vectorization="entry_point" must be an id and num_envs'):
+        GymEnv("CartPole-v1", vectorization="entry_point")
+    vector = gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point")
+    with pytest.raises(ConfigError, match="The environments of a VectorEnv must be as they are, without info"):
+        GymEnv(vector, num_envs=8)
+    space = vector.single_observation_space
+    wrapped = gymnasium.wrappers.vector.TransformObservation(vector, lambda x: x + 100, single_observation_space=space)
+    with pytest.raises(EnvError, match="autoreset mode"):
+        GymEnv(wrapped)
+    for name in ("Cart Pole!", "CartPoll-v1"):
+        with pytest.raises(UnknownEnvError, match="Did you mean CartPole"):
+            GymEnv(name)
+    with pytest.raises(EnvError, match="needs a module that is not there"):
+        GymEnv("nomod:Foo-v0")

@@ -299,3 +299,12 @@ def test_every_recipe_goes_on_bit_for_bit(name, tmp_path):
     for key, value in weights(whole).items():
         assert torch.equal(weights(second)[key], value), key
     assert whole.evaluate(2).shape == (2,)
+
+
+def test_only_what_can_be_read_is_saved(tmp_path):
+    save_checkpoint(tmp_path / "run.pt", {"best": np.float64(1.5), "rows": np.arange(3), "list": [np.int64(2)]})
+    back = load_checkpoint(tmp_path / "run.pt")
+    assert (back["best"], back["rows"].tolist(), back["list"]) == (1.5, [0, 1, 2], [2])
+    with pytest.raises(ConfigError, match=r"state\['a'\]\['where'\] must be tensors, numbers or text; got PosixPath"):
+        save_checkpoint(tmp_path / "run.pt", {"a": {"where": tmp_path}})
+    assert load_checkpoint(tmp_path / "run.pt")["best"] == 1.5

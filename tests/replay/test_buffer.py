@@ -7,15 +7,27 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
+from rlbook import CartPole
 from rlbook.errors import ConfigError, SpecError
-from rlbook.replay import MemmapStorage, PrioritizedSampler, RankSampler, ReplayBuffer, RingWriter, TensorStorage
+from rlbook.replay import (
+    ImmutableWriter,
+    ListStorage,
+    MemmapStorage,
+    PrioritizedSampler,
+    RankSampler,
+    ReplayBuffer,
+    RingWriter,
+    TensorStorage,
+    WithoutReplacementSampler,
+)
 from rlbook.replay.buffer import FILE
 
 
@@ -366,3 +378,34 @@ def test_a_sampler_and_a_writer_serve_the_last_buffer_they_were_given_to():
     second.extend(TensorDict({"observation": torch.arange(2.0)}, [2]))
     assert len(second) == 2
     assert second.sample(100)["index"].max() == 1
+
+
+def test_numbers_of_hand_written_loops_mix():
+    buffer = ReplayBuffer(10, batch_size=2)
+    for reward in (np.float64(0.5), 1.0, 2, True, np.float32(3)):
+        buffer.add({"reward": reward})
+    assert buffer[:]["reward"].tolist() == [0.5, 1, 2, 1, 3]
+    assert buffer[:]["reward"].dtype == torch.float32
+
+
+def test_no_graph_enters_a_buffer():
+    weight, buffer = nn.Parameter(torch.ones(1)), ReplayBuffer(10, batch_size=2)
+    buffer.extend(TensorDict({"x": torch.ones(3, 2, dtype=torch.bfloat16), "lp": weight * torch.ones(3)}, [3]))
+    assert not buffer.sample()["lp"].requires_grad
+
+
+def test_a_buffer_that_refuses_to_be_cleared_keeps_its_rows():
+    filled, buffer = ReplayBuffer(ListStorage(4)), ReplayBuffer(ListStorage(4), writer=ImmutableWriter())
+    filled.extend([1, 2])
+    buffer.load_state_dict(filled.state_dict())
+    with pytest.raises(ConfigError, match="A buffer to write to must be one that can change"):
+        buffer.clear()
+    assert buffer[:] == [1, 2]
+
+
+def test_what_was_ordered_too_early_is_ordered_again():
+    sampler = WithoutReplacementSampler(consume=True)
+    buffer = ReplayBuffer(64, sampler=sampler, batch_size=32, prefetch=2)
+    for seed in range(2):
+        buffer.extend(CartPole(num_envs=4, seed=seed).rollout(16))
+        assert len(torch.cat([buffer.sample()["index"] for _ in range(2)]).unique()) == 64

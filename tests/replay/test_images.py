@@ -254,3 +254,13 @@ def test_a_bad_level(level):
 def test_a_bad_window(recent):
     with pytest.raises(ConfigError, match="recent must be a positive integer"):
         FrameStorage(4, recent=recent)
+
+
+def test_the_order_of_the_entries_does_not_matter():
+    x, y = torch.randint(0, 256, (2, 6, 4, 8, 8), dtype=torch.uint8)
+    one, other = ReplayBuffer(FrameStorage(10)), ReplayBuffer(FrameStorage(10))
+    one.extend(TensorDict({"pixels": x, "next": {"pixels": y}}, [6]))
+    other.extend(TensorDict({"next": {"pixels": y}, "pixels": x}, [6]))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other[:]["pixels"], x)
+    assert torch.equal(other[:]["next", "pixels"], y)

@@ -10,7 +10,7 @@ from reference.replay import Diary, n_step
 from tensordict import TensorDict
 from torch.testing import assert_close
 
-from rlbook.errors import ConfigError, MissingKeyError
+from rlbook.errors import ConfigError, MissingKeyError, SpecError
 from rlbook.replay import ReplayBuffer
 from rlbook.replay.nstep import NStep
 from rlbook.replay.slices import SliceSampler
@@ -110,3 +110,12 @@ def test_integer_rewards_are_summed_as_numbers():
     batch = NStep(2, 0.5)(buffer[:], torch.arange(2), buffer)
     assert_close(batch["next", "reward"], torch.tensor([4.5, 3.0]))
     assert_close(batch["discount"], torch.tensor([0.25, 0.5]))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_rewards_of_another_layout_are_refused(n):
+    buffer = ReplayBuffer(10, transforms=NStep(n, 0.9), batch_size=4)
+    nxt = {"reward": torch.randn(6, 1), "done": torch.zeros(6, 1, dtype=torch.bool)}
+    buffer.extend(TensorDict({"observation": torch.randn(6, 3), "next": nxt}, [6]))
+    with pytest.raises(SpecError, match=r"The reward of a step must be one number; got of shape \[1\]. Drop a trailing 1"):
+        buffer.sample()

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.replay import Diary
+from tensordict import TensorDict
 from torch.testing import assert_close
 
 from rlbook.errors import ConfigError
@@ -302,3 +303,15 @@ def test_clear():
 def test_bad_arguments_are_explained(arguments, match):
     with pytest.raises(ConfigError, match=match):
         SliceSampler(**arguments)
+
+
+def test_padding_has_no_priority():
+    sampler = SliceSampler(4, pad=True, sampler=PrioritizedSampler(alpha=1.0, eps=1e-12), eta=0.0)
+    buffer = ReplayBuffer(20, sampler=sampler, batch_size=64, seed=0)
+    done = torch.tensor([False, False, False, False, True])
+    buffer.extend(TensorDict({"number": torch.arange(5), "next": {"done": done, "reward": torch.zeros(5)}}, [5]))
+    batch = buffer.sample()
+    buffer.update_priority(batch["index"], batch["mask"].float())
+    starts = batch["index"][:, 0]
+    assert 1 < len(starts.unique()) <= 5
+    assert_close(buffer.sampler.priority(starts), torch.ones(64).double())

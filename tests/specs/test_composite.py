@@ -192,3 +192,9 @@ def test_a_wrong_description_is_explained(make, message: str) -> None:
 def test_device_moves_the_entries() -> None:
     spec = Composite({"a": Unbounded(), "b": Unbounded(device="meta"), "c": {"d": Binary()}}, device="meta")
     assert {leaf.device.type for leaf in spec.leaves().values()} == {"meta"}
+
+
+def test_a_group_of_nothing_is_none():
+    spec = Composite(a=Composite(x=Unbounded(1), y=Unbounded(1)), b=Unbounded(1))
+    assert list(spec.exclude(("a", "x")).keys()) == ["a", "b"]
+    assert list(spec.exclude(("a", "x"), ("a", "y")).keys()) == ["b"]

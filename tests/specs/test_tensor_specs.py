@@ -365,3 +365,14 @@ def test_drawing_compiles_into_one_graph(spec: TensorSpec) -> None:
     u = torch.rand(6, spec.num_uniform)
     compiled = torch.compile(spec.from_uniform, fullgraph=True, backend="eager")
     assert torch.equal(compiled(u), spec.from_uniform(u))
+
+
+def test_projecting_never_wraps_round() -> None:
+    huge = torch.tensor([1e30, -1e30, 300.0])
+    assert Bounded(0, float("inf"), (), torch.int32).project(huge).tolist() == [2**31 - 1, 0, 300]
+    assert (Bounded(0, float("inf"), (), torch.int64).project(huge) >= 0).all()
+    assert Unbounded((), torch.uint8).project(huge).tolist() == [255, 0, 255]
+    assert Unbounded((), torch.uint8).project(torch.tensor([300, -5])).tolist() == [255, 0]
+    for spec in (Categorical(3), Binary(1, torch.bool)):
+        with pytest.raises(SpecError, match="The value to project must be a number"):
+            spec.project(torch.tensor([math.nan]))

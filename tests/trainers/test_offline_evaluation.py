@@ -289,3 +289,18 @@ class _AllActions(nn.Linear):
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         return super().forward(state.unsqueeze(-1).float())
+
+
+def test_the_data_stay_as_they_are():
+    data, actor = WORLD_DATA.clone(), right_and_down(0.7)
+    data["next", "reward"] = data["next", "reward"].double().contiguous()
+    data["next", "terminated"] = torch.zeros_like(data["next", "terminated"])  # every end is bootstrapped
+    before = data.clone()
+    table = Table(16, 4)
+    fitted = fitted_q_evaluation(data, actor, table, GAMMA, iterations=1, **exactly)
+    table.q.data.fill_(10.0)
+    first, second = (evaluate_offline(data, actor, GAMMA, fitted=fitted).estimates for _ in range(2))
+    assert torch.equal(data["next", "reward"], before["next", "reward"])
+    assert first == second
+    with pytest.raises(SpecError, match=r"The data must be a TensorDict; got list. Read the rows of a dataset first"):
+        evaluate_offline([data], actor, GAMMA)

@@ -479,7 +479,7 @@ def test_state_of_environment_and_transforms():
         (lambda: VecNorm(decay=0), ConfigError, r"decay must be in \(0, 1\]; got 0"),
         (lambda: VecNorm(eps=0), ConfigError, "eps must be positive; got 0"),
         (lambda: VecNorm(clip=-1), ConfigError, "clip must be positive; got -1"),
-        (lambda: StepCounter(0), ConfigError, "max_steps must be None or a positive integer; got 0"),
+        (lambda: StepCounter(0), ConfigError, "max_steps must be a positive integer; got 0"),
         (lambda: RewardClip(1, -1), ConfigError, "low must be below high; got low=1, high=-1"),
         (lambda: RescaleAction(1, 1), ConfigError, "low must be below high"),
         (
@@ -561,3 +561,56 @@ def test_rewardnorm_explains_what_is_out_of_range(change):
     (name,) = change
     with pytest.raises(ConfigError, match=f"{name} must be (in|positive).*; got {change[name]}"):
         RewardNorm(**change)
+
+
+@pytest.mark.parametrize("make", [VecNorm, RewardNorm, ObservationNorm])
+def test_statistics_travel_before_and_after_the_environment(make):
+    norm = make()
+    if make is ObservationNorm:
+        norm.fit(Pendulum(num_envs=4, seed=0), 20)
+    TransformedEnv(Pendulum(num_envs=4, seed=0), norm).rollout(20)
+    state = norm.state_dict()
+    assert state
+    for bound in (False, True):
+        other = make()
+        if make is ObservationNorm:
+            other.fit(Pendulum(num_envs=4, seed=9), 20)
+        if bound:
+            TransformedEnv(Pendulum(num_envs=2), other)
+        other.load_state_dict(state)
+        for _ in range(2):
+            assert all(torch.equal(x, state[name]) for name, x in other.state_dict().items())
+            assert other.state_dict().keys() == state.keys()
+            if not bound:
+                TransformedEnv(Pendulum(num_envs=2), other)
+                bound = True
+        with pytest.raises(MissingKeyError, match="must be in the state; got only"):
+            other.load_state_dict({})
+
+
+def test_a_frozen_view_leaves_the_statistics_alone():
+    trained = VecNorm()
+    TransformedEnv(Pendulum(num_envs=4, seed=0), trained).rollout(50)
+    norm = VecNorm()
+    norm.load_state_dict(trained.state_dict())
+    view = norm.frozen_view()
+    TransformedEnv(Pendulum(num_envs=4), norm).rollout(100)
+    after = norm.state_dict()
+    TransformedEnv(Pendulum(), view)
+    assert all(torch.equal(x, after[name]) for name, x in norm.state_dict().items())
+    early = (later := VecNorm()).frozen_view()
+    later.load_state_dict(trained.state_dict())
+    TransformedEnv(Pendulum(), early)
+    assert early.state_dict()["observation.count"] == trained.state_dict()["observation.count"]
+    wrong = {**trained.state_dict(), "observation.mean": torch.zeros(7)}
+    with pytest.raises(SpecError, match="The statistics of"):
+        norm.load_state_dict(wrong)
+    assert all(torch.equal(x, after[name]) for name, x in norm.state_dict().items())
+
+
+def test_a_transform_that_failed_can_be_tried_again():
+    norm, counter, env = ObservationNorm(), StepCounter(), Pendulum(num_envs=2)
+    with pytest.raises(ConfigError, match="call ObservationNorm"):
+        TransformedEnv(env, Compose(counter, norm))
+    norm.fit(env, 5)
+    TransformedEnv(env, Compose(counter, norm)).rollout(2)

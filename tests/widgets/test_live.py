@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -390,3 +391,52 @@ def test_the_bundle_has_a_live_view_only_where_one_can_be_used(monkeypatch):
 def test_outside_a_notebook_display_prints(capsys):
     LivePlot()._ipython_display_()
     assert capsys.readouterr().out == "LivePlot(no data yet)\n"
+
+
+def test_a_bad_metric_leaves_no_empty_curve():
+    plot = LivePlot()
+    with pytest.raises(ConfigError):
+        plot.add(0, {"loss": torch.ones(2)})
+    assert repr(plot)
+
+
+def test_a_plot_without_panels_has_no_picture():
+    for plot in (LivePlot(x="frames"), LivePlot([])):
+        plot.add(1, {"frames": 100})
+        assert list(plot._still()[0]) == ["text/plain"]
+
+
+def test_metrics_without_the_axis_belong_to_the_last_one():
+    plot = LivePlot(x="frames")
+    plot.add(1, {"frames": 1000, "loss": 1.0})
+    plot.add(2, {"score": 3.0})
+    plot.add(3, {"frames": 3000, "loss": 3.0, "score": 4.0})
+    assert plot.data("score")[0].tolist() == [1000, 3000]
+
+
+@pytest.mark.parametrize("make", [LivePlot, Dashboard])
+def test_a_board_hears_only_the_run_that_has_it(make):
+    board, entered, leave = make(["loss"]), threading.Event(), threading.Event()
+
+    def slow(i: int) -> dict[str, float]:
+        entered.set()
+        leave.wait(10)
+        return {"loss": 1.0}
+
+    first = Run(slow, board=board, mode="thread").start()
+    assert entered.wait(10)
+    second = threading.Thread(target=lambda: Run(lambda i: {"loss": 2.0}, 3, board=board, mode="thread").start())
+    second.start()
+    while board.attached in (None, first):
+        time.sleep(0.01)
+    leave.set()
+    second.join(20)
+    first.stop()
+    board.attached.stop()
+    assert set(board.data("loss")[1].tolist()) <= {2.0}
+
+
+@pytest.mark.parametrize("what", [1e-3, (1e-3,), {"low": 1e-3, "high": 1}, ("log", 1e-3, 1)])
+def test_what_is_no_slider_is_explained(what):
+    with pytest.raises(ConfigError, match=r"A slider must be \(low, high\), then \"log\" and a start if wanted; got"):
+        Slider.parse(what)

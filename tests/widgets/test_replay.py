@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from base64 import b64decode
+
 import pytest
 import torch
+from PIL import Image
 from tensordict import TensorDict
 
 from rlbook import ReplayBuffer
 from rlbook.errors import ConfigError
 from rlbook.widgets import ReplayViewer
-from rlbook.widgets.replay import AGE_BINS, BINS, cell, detail_html
+from rlbook.widgets.replay import AGE_BINS, BINS, as_picture, cell, detail_html
 
 
 def counted(first: int, rows: int) -> TensorDict:
@@ -102,3 +106,9 @@ def test_a_row_in_detail_is_safe_html():
 def test_only_buffers_are_shown():
     with pytest.raises(ConfigError, match="ReplayBuffer"):
         ReplayViewer([1, 2])
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 1), (84, 84, 4), (84, 84), (4, 84, 84), (84, 84, 3)])
+def test_pictures_of_every_layout(shape):
+    picture = as_picture(torch.zeros(shape, dtype=torch.uint8))
+    assert Image.open(io.BytesIO(b64decode(picture))).size == (84, 84)

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
+from rlbook import MLP
 from rlbook.specs import Bounded, Composite
 from rlbook.widgets import show
 from rlbook.widgets.tree import memory
@@ -116,3 +117,7 @@ def test_memory():
 
 def test_numpy_is_not_a_tensor_but_is_shown():
     assert "[0 1 2]" in str(show({"x": np.arange(3)}))
+
+
+def test_a_lazy_network_is_shown():
+    assert "lazy: made by the first batch" in repr(show(MLP(out_features=2, num_cells=8)))

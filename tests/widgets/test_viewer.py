@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from rlbook import keys
-from rlbook.envs import Env
+from rlbook.envs import CartPole, Env
 from rlbook.errors import ConfigError
+from rlbook.modules import GRU, make_actor
 from rlbook.specs import Bounded, Categorical, Composite
 from rlbook.widgets import EnvViewer, record, viewer
 from rlbook.widgets.viewer import Film
@@ -167,3 +168,10 @@ def test_explains_wrong_settings():
         EnvViewer(stripes(2), fps=0)
     with pytest.raises(ConfigError, match="labels must be one for each frame; got 1 for 2 frames"):
         EnvViewer(stripes(2), labels=["a"])
+
+
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_a_policy_with_a_memory_is_filmed(num_envs):
+    env = CartPole(num_envs=num_envs, seed=0)
+    actor = make_actor(env, recurrent=GRU, num_cells=8)
+    assert len(record(env, actor.greedy, max_steps=5)) == 6

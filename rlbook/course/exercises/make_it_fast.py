@@ -26,14 +26,17 @@ def _moments(generator: torch.Generator) -> dict[str, Arguments]:
         vector, gradient, mean = torch.randn(3, n, generator=generator)
         return vector, gradient, 0.1 * mean, 0.01 + torch.rand(n, generator=generator), step, 0.01
 
-    first = (*torch.randn(2, 4, generator=generator), torch.zeros(4), torch.zeros(4), 1, 0.01)
+    vector, gradient = torch.randn(2, 4, generator=generator)
+    gradient[:2] = torch.tensor([0.0, 1e-4])  # nothing depends on the first weight, hardly anything on the second
+    first = (vector, gradient, torch.zeros(4), torch.zeros(4), 1, 0.01)
     return {"the first step": first, "the tenth step": draw(10), "step 5000": draw(5000)}
 
 
 def _gradients(generator: torch.Generator) -> dict[str, Arguments]:
     gradient = torch.randn(6, generator=generator)
     unit = gradient / gradient.norm()
-    return {"a long gradient": (5 * unit, 0.5), "a short gradient": (0.1 * unit, 0.5), "a limit of 2": (3 * unit, 2.0)}
+    several = {"a long gradient": (5 * unit, 0.5), "a short gradient": (0.1 * unit, 0.5), "a limit of 2": (3 * unit, 2.0)}
+    return several | {"the gradient is zero": (torch.zeros(6), 0.5)}
 
 
 # ---- references --------------------------------------------------------------------------------------------------------------
@@ -66,6 +69,7 @@ def _adam(
     beta2: float = BETA2,
     correct: bool = True,
     sign: float = -1.0,
+    eps: float = EPS,
     inside: bool = False,
     root: bool = True,
     late: int = 0,
@@ -75,7 +79,7 @@ def _adam(
     square = beta2 * square + (1 - beta2) * gradient**2
     step += late
     m, s = (mean / (1 - beta1**step), square / (1 - beta2**step)) if correct and step else (mean, square)
-    scale = (s + EPS).sqrt() if inside else (s.sqrt() if root else s) + EPS
+    scale = (s + eps).sqrt() if inside else (s.sqrt() if root else s) + eps
     return vector + sign * lr * m / scale, mean, square
 
 
@@ -111,6 +115,8 @@ ADAM_STEP = Exercise(
         "You climb. A loss is to fall: subtract.": partial(_adam, sign=1.0),
         "The two betas are exchanged: 0.9 is for the mean, 0.999 for the squares.": partial(_adam, beta1=BETA2, beta2=BETA1),
         "Take the square root of the second moment.": partial(_adam, root=False),
+        "A weight whose gradient is 0 becomes 0 / 0: add 1e-8 to the root.": partial(_adam, eps=0.0),
+        "The 1e-8 comes after the root, not under it.": partial(_adam, inside=True),
         "Your `step` is off by one: it counts from 1, so the first correction is `1 - beta**1`.": partial(_adam, late=-1),
         "Your `step` is one ahead: it counts from 1 already.": partial(_adam, late=1),
         "You return the corrected moments. Store the plain ones, else they are corrected twice at the next step.": (
@@ -142,6 +148,9 @@ CLIP_GRADIENT = Exercise(
         ),
         "You forgot the root: `norm()` has it, a sum of squares has not.": lambda g, n: g * (n / g.square().sum()).clamp(max=1.0),
         "You change nothing.": lambda g, n: g,
+        "A gradient of zeros becomes 0 / 0. Multiply by a factor that is 1 there: `max_norm / norm`, at most 1.": lambda g, n: (
+            g / g.norm() * g.norm().clamp(max=n)
+        ),
     },
     hints=[
         "`gradient.norm()` is its length. By which factor must you multiply so that it becomes `max_norm`?",

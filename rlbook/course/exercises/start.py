@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,12 +43,13 @@ def balances(policy: Function) -> str:
 
 
 def _action(x: Any) -> int:
-    if isinstance(x, Tensor) and x.numel() == 1:
-        x = x.item()
+    if hasattr(x, "item"):  # a tensor or an array
+        x = x.item() if math.prod(x.shape) == 1 else list(x.shape)
     if x not in (0, 1):
         from rlbook.course.attempt import Trouble
 
-        raise Trouble(f"An action is 0 (push left) or 1 (push right); it returns {x!r}.")
+        got = f"an array of shape {x}" if isinstance(x, list) else repr(x)
+        raise Trouble(f"An action is 0 (push left) or 1 (push right); it returns {got}.")
     return int(x)
 
 

@@ -51,6 +51,7 @@ class PerEnv:
         self._steps = [env.step for env in envs]
         self._observations = Observations(self.observation_space)
         self._plain = not info and self._observations.plain
+        self._checked = False  # the first step is looked at
 
     def info_specs(self) -> dict[str, Spec]:
         """Look at one reset and one random step to learn the shape of the ``info`` entries."""
@@ -77,6 +78,9 @@ class PerEnv:
         """Step every environment into its row of ``nxt``; return what is done, None where nothing is."""
         reward, terminated, truncated = nxt[keys.REWARD], nxt[keys.TERMINATED], nxt[keys.TRUNCATED]
         plain, any_done = nxt[keys.OBSERVATION] if self._plain else None, False
+        if not self._checked:
+            self._checked = True
+            return self._first_step(action, nxt)
         for i, act in enumerate(self.to_actions(action)):
             observation, reward[i], over, cut, info = self._steps[i](act)
             terminated[i], truncated[i] = over, cut
@@ -86,6 +90,18 @@ class PerEnv:
             else:
                 plain[i] = observation
         return terminated | truncated if any_done else None
+
+    def _first_step(self, action: Any, nxt: Arrays) -> np.ndarray | None:
+        """Step every environment, and check what comes back: assignment would broadcast it without a word."""
+        for i, act in enumerate(self.to_actions(action)):
+            observation, reward, nxt[keys.TERMINATED][i], nxt[keys.TRUNCATED][i], info = self._steps[i](act)
+            if np.ndim(reward):
+                got = f"of shape {list(np.shape(reward))}"
+                raise SpecError(explain("The environment's reward", "one number", got, "Return float(reward)"))
+            nxt[keys.REWARD][i] = reward
+            self._write(i, observation, info, nxt, check=True)
+        done = nxt[keys.TERMINATED] | nxt[keys.TRUNCATED]
+        return done if done.any() else None
 
     def _write(self, i: int, observation: Any, info: dict[str, Any], arrays: Arrays, check: bool = False) -> None:
         self._observations.write(observation, arrays, i, check=check)
@@ -111,7 +127,8 @@ class Vector:
         self.to_actions = action_converter(self.action_space, rows=False)
         mode = env.metadata.get("autoreset_mode")
         self._bare = env.unwrapped
-        self.partial_reset = PARTIAL_RESETS.get(type(self._bare).__name__)
+        # a wrapper would not see such a reset
+        self.partial_reset = PARTIAL_RESETS.get(type(self._bare).__name__) if env is self._bare else None
         if self.partial_reset is None and mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
             fix = "Make it with autoreset_mode=AutoresetMode.SAME_STEP (next-step resets waste a step that teaches nothing)"
             raise EnvError(explain("The autoreset mode of a VectorEnv", "SAME_STEP or DISABLED", str(mode), fix))
@@ -217,7 +234,9 @@ def action_converter(space: Any, rows: bool) -> Callable[[Any], Any]:
         return convert
     dtype, start = space.dtype, getattr(space, "start", None)
     if start is None or not np.any(start):
-        return lambda action: action.astype(dtype, copy=False)
+        # what an environment keeps or changes is its own: copies, but for the numbers that iteration makes
+        copy = not (rows and isinstance(space, spaces.Discrete))
+        return lambda action: action.astype(dtype, copy=copy)
     return lambda action: action.astype(dtype, copy=False) + start
 
 

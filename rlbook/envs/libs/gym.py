@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.envs.base import Env
-from rlbook.errors import ConfigError, EnvError, UnknownEnvError, explain
+from rlbook.envs.check import RESERVED
+from rlbook.errors import ConfigError, EnvError, UnknownEnvError, check_count, explain
 from rlbook.specs import Binary, Composite
 from rlbook.specs.gym import from_gym
 from rlbook.typing import DeviceLike, Leaves
@@ -48,6 +49,7 @@ class GymEnv(Env):
         UnknownEnvError: no such id; the message names the nearest ones.
         SpecError: an observation or action space that tensors cannot hold.
         EnvError: a missing package, or one instance for several environments.
+        ConfigError: options that do not go together, or a name in ``info`` that rollouts have already.
 
     Example:
         >>> from rlbook import GymEnv
@@ -72,16 +74,32 @@ class GymEnv(Env):
 
         if vectorization not in VECTORIZATION:
             raise ConfigError(explain("vectorization", f"one of {VECTORIZATION}", repr(vectorization), 'Leave it out for "auto"'))
+        if num_envs is not None:
+            check_count("num_envs", num_envs, example=8)
+        info = (info,) if isinstance(info, str) else tuple(info)
         vector = env if isinstance(env, gymnasium.vector.VectorEnv) else None
+        made = vector is not None or isinstance(env, gymnasium.Env)
+        if vector is not None and (info or num_envs not in (None, vector.num_envs)):
+            want, got = "as they are, without info", f"info={info}, num_envs={num_envs} for {vector.num_envs}"
+            raise ConfigError(explain("The environments of a VectorEnv", want, got, "Pass an id or a function instead"))
+        if made and kwargs:
+            fix = "Give them to what makes it"
+            raise ConfigError(explain("Arguments of an environment that is made", "none", f"{sorted(kwargs)}", fix))
+        if vectorization == "entry_point" and (info or not num_envs or not isinstance(env, str)):
+            want, got = "an id and num_envs, without info", f"{env!r}, num_envs={num_envs}, info={info}"
+            raise ConfigError(explain('GymEnv with vectorization="entry_point"', want, got, "Leave vectorization out"))
         if vector is not None:
             num_envs = vector.num_envs
         elif isinstance(env, str) and num_envs and vectorization != "per_env" and not info:
             vector = _make_vector(env, num_envs, vectorization == "entry_point", kwargs)
         self.backend: PerEnv | Vector = (
-            Vector(vector) if vector is not None else PerEnv(_make_envs(env, num_envs or 1, kwargs), tuple(info))
+            Vector(vector) if vector is not None else PerEnv(_make_envs(env, num_envs or 1, kwargs), info)
         )
         spec = from_gym(self.backend.observation_space)
         entries = dict(spec.items()) if isinstance(spec, Composite) else {keys.OBSERVATION: spec}
+        if clash := [name for name in info if name in (*RESERVED, *entries)]:
+            fix = "Rename them in a wrapper of the environment"
+            raise ConfigError(explain("The info entries to keep", "none that rollouts have already", f"{clash}", fix))
         entries.update(self.backend.info_specs())
         super().__init__(Composite(entries), from_gym(self.backend.action_space), num_envs=num_envs, device=device, seed=seed)
         outcome = {keys.REWARD: self.reward_spec, keys.TERMINATED: Binary((), torch.bool), keys.TRUNCATED: Binary((), torch.bool)}
@@ -154,8 +172,14 @@ def _make_envs(env: Any, count: int, kwargs: dict[str, Any]) -> list[Any]:
         return [make() for _ in range(count)]
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvError(f"{env!r} needs a package that is not installed. {error}") from error
-    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as error:
+    except gymnasium.error.Error as error:
+        if not isinstance(env, str):
+            raise
         raise _unknown(env) from error
+    except ModuleNotFoundError as error:
+        if not isinstance(env, str):
+            raise
+        raise EnvError(f"{env!r} needs a module that is not there. {error}. Install the package that has it.") from error
 
 
 def _unknown(name: str) -> UnknownEnvError:
