@@ -47,10 +47,11 @@ def normalize(x: Tensor, eps: float = 1e-8) -> Tensor:
     Source: Dhariwal et al., OpenAI Baselines (2017), ``ppo2``: the population's standard deviation (divide by n).
     Deviates: Stable-Baselines3 and CleanRL divide by n - 1, which is 0.8% more for 64 elements and NaN for one.
     """
-    centred = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    for _ in range(2):  # the second time takes away what rounding left of equal numbers, which eps would not hide
-        centred = centred - centred.mean()
-    return (centred / (centred.std(correction=0) + eps)).to(x.dtype)
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    unit = (wide - wide.mean()) / (wide.std(correction=0) + eps)
+    return unit.where((x != x.flatten()[:1]).any(), 0.0).to(
+        x.dtype
+    )  # of equal numbers rounding leaves something that eps does not hide
 
 
 def merge_moments(
