@@ -192,7 +192,7 @@ assert abs(promised - received) < 0.25
 # | [dqn_cartpole](../benchmarks/scores/README.md#dqn_cartpole) | CartPole-v1 | 50,000 | 10 | 324.0 [267.9, 362.9] | 500.0 [458.2, 500.0] |
 # | [qrdqn_cartpole](../benchmarks/scores/README.md#qrdqn_cartpole) | CartPole-v1 | 50,000 | 5 | 392.9 [358.0, 432.4] | 496.2 [466.7, 498.3] |
 # | [c51_cartpole](../benchmarks/scores/README.md#c51_cartpole) | CartPole-v1 | 100,000 | 5 | 500.0 [499.6, 500.0] | 500.0 [500.0, 500.0] |
-# | [dqn_acrobot](../benchmarks/scores/README.md#dqn_acrobot) | Acrobot-v1 | 100,000 | 3 | -95.83 [-103.1, -91.55] | -84.56 [-86.80, -81.51] |
+# | [dqn_acrobot](../benchmarks/scores/README.md#dqn_acrobot) | Acrobot-v1 | 100,000 | 5 | -92.00 [-99.27, -87.54] | -85.26 [-90.81, -82.20] |
 # | [dqn_lunarlander](../benchmarks/scores/README.md#dqn_lunarlander) | LunarLander-v3 | 100,000 | 3 | 152.3 [41.20, 237.5] | 164.0 [38.01, 243.2] |
 # | [dqn_catch](../benchmarks/scores/README.md#dqn_catch) | Catch | 50,000 | 3 | 0.94 [0.94, 0.94] | 1.00 [1.00, 1.00] |
 #

@@ -173,7 +173,7 @@ assert scatter["returns"] > 1.15 * scatter["returns minus values"]
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
 # | [reinforce_cartpole](../benchmarks/scores/README.md#reinforce_cartpole) | CartPole-v1 | 200,000 | 5 | 490.5 [472.4, 499.8] | 500.0 [500.0, 500.0] |
-# | [a2c_cartpole](../benchmarks/scores/README.md#a2c_cartpole) | CartPole-v1 | 500,000 | 1 | 500.0 | 500.0 |
+# | [a2c_cartpole](../benchmarks/scores/README.md#a2c_cartpole) | CartPole-v1 | 500,000 | 5 | 500.0 [500.0, 500.0] | 500.0 [500.0, 500.0] |
 #
 # ## More
 #

@@ -96,11 +96,12 @@ assert median("entropy_coef = 5", "entropy") > 0.68
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
 # | [ppo_cartpole](../benchmarks/scores/README.md#ppo_cartpole) | CartPole-v1 | 100,000 | 5 | 500.0 [500.0, 500.0] | 500.0 [500.0, 500.0] |
-# | [ppo_acrobot](../benchmarks/scores/README.md#ppo_acrobot) | Acrobot-v1 | 500,000 | 1 | -81.35 | -83.33 |
+# | [ppo_acrobot](../benchmarks/scores/README.md#ppo_acrobot) | Acrobot-v1 | 500,000 | 5 | -83.40 [-85.54, -81.92] | -82.22 [-83.01, -81.84] |
 # | [ppo_lunarlander](../benchmarks/scores/README.md#ppo_lunarlander) | LunarLander-v3 | 1,000,000 | 1 | 171.7 | 247.9 |
 # | [ppo_catch](../benchmarks/scores/README.md#ppo_catch) | Catch | 100,000 | 3 | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |
 # | [ppo_breakout](../benchmarks/scores/README.md#ppo_breakout) | Breakout | 1,000,000 | 1 | 18.51 | 21.29 |
 # | [ppo_halfcheetah](../benchmarks/scores/README.md#ppo_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 4,116 | 5,514 |
+# | [ppo_hopper](../benchmarks/scores/README.md#ppo_hopper) | Hopper-v5 | 1,000,000 | 1 | 1,632 | 2,041 |
 # | [ppo_walker2d](../benchmarks/scores/README.md#ppo_walker2d) | Walker2d-v5 | 1,000,000 | 1 | 3,369 | 3,810 |
 # ## More
 #
