@@ -49,9 +49,8 @@ def normalize(x: Tensor, eps: float = 1e-8) -> Tensor:
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     unit = (wide - wide.mean()) / (wide.std(correction=0) + eps)
-    return unit.where((x != x.flatten()[:1]).any(), 0.0).to(
-        x.dtype
-    )  # of equal numbers rounding leaves something that eps does not hide
+    varies = (x != x.flatten()[:1]).any()  # of equal numbers rounding leaves something that eps does not hide
+    return unit.where(varies, 0.0).to(x.dtype)
 
 
 def merge_moments(
