@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from rlbook import specs
 from rlbook.distributions.base import Distribution, as_event, check_value
+from rlbook.distributions.normal import as_bounds
 from rlbook.typing import DeviceLike, Shape
 
 
@@ -62,10 +63,8 @@ class Delta(Distribution):
         cls._check_params(params, spec)
         x = as_event(params, spec.event_shape)
         if isinstance(spec, specs.Bounded):
-            wide = torch.promote_types(x.dtype, spec.dtype)  # x is bfloat16 in reduced precision
-            x = torch.lerp(
-                spec.low.to(wide), spec.high.to(wide), torch.sigmoid(2 * x.to(wide))
-            )  # low + (tanh(x) + 1) / 2 * (high - low)
+            low, high = as_bounds(spec.low, spec.high, x)  # x is bfloat16 in reduced precision
+            x = torch.lerp(low, high, torch.sigmoid(2 * x.to(low.dtype)))  # low + (tanh(x) + 1) / 2 * (high - low)
         return cls(x, len(spec.event_shape))
 
     @override

@@ -216,10 +216,10 @@ class TensorStorage(Storage):
                 raise MissingKeyError(explain("Data for this buffer", f"data with {keys.pretty(key)!r}", got, _SAME))
             if not (arrays and isinstance(value, np.ndarray)):
                 number = isinstance(value, bool | int | float | np.generic)
-                value = as_tensor(key, value).detach()
+                value = as_tensor(key, value)
                 if number and torch.can_cast(value.dtype, self.columns[key].dtype):  # Python's numbers are of no dtype
                     value = value.to(self.columns[key].dtype)
-                value = value.numpy(force=True) if arrays else value
+                value = value.numpy(force=True) if arrays else value.detach()
             if value.shape != (*batch, *shape) or value.dtype != dtype:
                 want, got = f"{dtype} {[*batch, *shape]}", f"{value.dtype} {list(value.shape)}"
                 raise SpecError(explain(keys.pretty(key), want, got, _SAME))

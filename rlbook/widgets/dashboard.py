@@ -47,12 +47,11 @@ class Slider:
             low, high, *rest = what
             scale = next((item for item in rest if isinstance(item, str)), "linear")
             value = next((float(item) for item in rest if not isinstance(item, str)), None)
-            return cls(float(low), float(high), scale, value)
+            low, high = float(low), float(high)
         except (TypeError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
             fix = 'Pass for example (1e-4, 1e-2, "log")'
             raise ConfigError(explain("A slider", '(low, high), then "log" and a start if wanted', repr(what), fix)) from error
+        return cls(low, high, scale, value)
 
     @property
     def start(self) -> float:
