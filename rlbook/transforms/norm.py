@@ -124,7 +124,7 @@ class Moments:
     def update(self, x: Tensor, mask: Tensor | None, decay: float) -> None:
         """Merge the rows of ``x`` where ``mask`` ``[N]`` is true (None: all); what was there before weighs ``decay`` times."""
         if mask is None and self.eager:
-            return self._update_arrays(x.numpy(), decay)
+            return self.update_array(x.numpy(), decay)
         x = x.reshape(-1, *self.mean.shape)
         if mask is None:
             mask = torch.ones(len(x), dtype=torch.bool, device=x.device)
@@ -141,27 +141,35 @@ class Moments:
         self.mean.add_(shift * fraction)
         self.count.copy_(total)
 
-    def _update_arrays(self, x: Any, decay: float) -> None:
+    def update_array(self, x: Any, decay: float) -> None:
         """Merge all rows, with NumPy: at every step of an environment, where a call costs more than its arithmetic."""
-        count, mean, squares = (tensor.numpy() for tensor in self.tensors().values())
+        count, mean, squares = self.count.numpy(), self.mean.numpy(), self.squares.numpy()
         x = x.reshape(-1, *mean.shape).astype(mean.dtype)
         n, center = len(x), x[0] if len(x) == 1 else x.mean(0)
         old = count.item() * decay
         shift, fraction = center - mean, n / (old + n)
-        squares *= decay
+        if decay != 1:
+            squares *= decay
         squares += shift * shift * (old * fraction)
         if n > 1:
             squares += np.square(x - center).sum(0)
-        mean += shift * fraction
+        shift *= fraction
+        mean += shift
         count[0] = old + n
+
+    def scale_array(self, eps: float) -> Any:
+        """Return ``sqrt(variance + eps)`` as an array."""
+        count, squares = self.count.item(), self.squares.numpy()
+        variance = squares / count if count else np.ones_like(squares)
+        variance += eps
+        return np.sqrt(variance, out=variance).reshape(self.shape)
 
     def normalize(self, x: Tensor, eps: float, clip: float) -> Tensor:
         """Return ``(x - mean) / sqrt(variance + eps)``, clipped, as float32."""
         if self.eager:
-            count, mean, squares = self.count.item(), self.mean.numpy(), self.squares.numpy()
-            scale = np.sqrt((squares / count if count else np.ones_like(squares)) + eps).reshape(self.shape)
-            unit = np.asarray((x.numpy() - mean.reshape(self.shape)) / scale, np.float32)
-            return torch.from_numpy(np.clip(unit, -clip, clip))
+            unit = x.numpy() - self.mean.numpy().reshape(self.shape)
+            unit /= self.scale_array(eps)
+            return torch.from_numpy(np.asarray(unit, np.float32)).clamp_(-clip, clip)
         mean, scale = self.mean.view(self.shape), (self.variance + eps).sqrt().view(self.shape)
         return ((x - mean) / scale).float().clamp(-clip, clip)
 
@@ -341,15 +349,24 @@ class RewardNorm(Transform):
     def on_step(self, leaves: Leaves) -> Leaves:
         """Count the return, then scale."""
         reward = leaves[names.REWARD]
+        if self.moments.eager:
+            return {**leaves, names.REWARD: self._scale_eagerly(reward)}
         if not self.frozen:
             total = self._return * self.gamma + reward
             self._return.copy_(total)
             self.moments.update(total, None, 1.0)
-        if self.moments.eager:
-            scale = (self.moments.variance.item() + self.eps) ** -0.5
-        else:
-            scale = (self.moments.variance + self.eps).rsqrt().view(())
+        scale = (self.moments.variance + self.eps).rsqrt().view(())
         return {**leaves, names.REWARD: (reward * scale).to(reward.dtype).clamp(-self.clip, self.clip)}
+
+    def _scale_eagerly(self, reward: Tensor) -> Tensor:
+        """The same with NumPy, whose calls cost less."""
+        if not self.frozen:
+            total = self._return.numpy()
+            total *= self.gamma
+            total += reward.numpy()
+            self.moments.update_array(total, 1.0)
+        unit = np.asarray(reward.numpy() / self.moments.scale_array(self.eps), reward.numpy().dtype)
+        return torch.from_numpy(unit).clamp_(-self.clip, self.clip)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of count, mean and sum of squared deviations."""
