@@ -275,7 +275,8 @@ class Update:
             return True
         finite = torch.isfinite(total)
         self._finite.logical_and_(finite if self._scale is None else self._scale.adjust(finite, *self._scale.state()))
-        self._check_finite(metrics)
+        if self._scale is not None or self._calls % 100 == 0:
+            self._check_finite(metrics)
         return self._scale is None or bool(finite)
 
     def _step_outside(self, active: Sequence[Group]) -> None:

@@ -131,6 +131,8 @@ def make_actor(
     read += _masks(env, in_keys)
     spec = env.action_spec
     continuous = isinstance(spec, Bounded | Unbounded) and spec.dtype.is_floating_point
+    if std not in (choices := ("constant", "state", "none")):
+        raise ConfigError(explain("std", f"one of {choices}", repr(std), "None at all is the string 'none'"))
     if not continuous and std != "constant":
         fix = "Leave std out; for a deterministic policy of discrete actions use make_qvalue"
         raise SpecError(explain(f"The action spec of an actor with std={std!r}", "continuous", repr(spec), fix))
@@ -408,6 +410,8 @@ def _recurrent(
     *head: nn.Module,
 ) -> nn.Module:
     """Chain the layers with a recurrent one in the place of the last hidden one."""
+    if not (isinstance(kind, type) and issubclass(kind, Recurrent)):
+        raise ConfigError(explain("recurrent", "GRU or LSTM, the class itself", repr(kind), "Import it from rlbook.modules"))
     if not isinstance(num_cells, int) and not len(num_cells):
         fix = "Pass for example num_cells=(64,): the last layer is the recurrent one"
         raise ConfigError(explain("num_cells of a network with a memory", "at least one layer", f"{num_cells}", fix))

@@ -134,8 +134,8 @@ class Recurrent(nn.Module):
     def _sequence(self, x: Tensor, before: Sequence[Tensor], done: Tensor) -> tuple[Tensor, Tensor]:
         """Do the same for steps ``[T, B, D]``; return ``[T, B, H]`` and ``[T, B, layers, S]``. Time is the only Python loop."""
         keep = (~done).unbind(1)
-        # compiled code does not branch on data
-        resets = [True] * len(x) if torch.compiler.is_compiling() else done.any(0).flatten().tolist()
+        # compiled code does not branch on data, and a GPU would have to be waited for
+        resets = done.any(0).flatten().tolist() if done.is_cpu and not torch.compiler.is_compiling() else [True] * len(x)
         after = []
         for k, state in enumerate(before):
             weight, bias, *recurrent = self._weights(k)

@@ -270,3 +270,15 @@ def test_what_a_network_cannot_read_is_named(net):
     actor = Actor(net, Choice(3))
     with pytest.raises(SpecError, match=r"network of Actor reads .*got observation \[4, 3\] float32 \(.*\)\. Check in_f"):
         actor.dist({"observation": torch.zeros(4, 3)})
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"recurrent": "gru"}, "recurrent must be GRU or LSTM, the class itself; got 'gru'"),
+        ({"std": "learned"}, "std must be one of .*; got 'learned'"),
+    ],
+)
+def test_a_wrong_option_is_explained(options, match):
+    with pytest.raises(ConfigError, match=match):
+        make_actor(CartPole(), **options)
