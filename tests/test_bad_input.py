@@ -328,3 +328,22 @@ def test_a_rollout_of_another_policy():
     data = env.rollout(4).set("advantage", torch.zeros(2, 4))
     with pytest.raises(MissingKeyError, match=r"one with 'action_log_prob'.*Collect with the actor that is trained"):
         PPOLoss(Actor(MLP(2, 4), env.action_spec))(data)
+
+
+@pytest.mark.parametrize(
+    ("out", "match"), [(None, "got None. Look for a missing return"), ("left", "got 'left'"), (..., "got Ellipsis")]
+)
+def test_what_is_no_action(out, match):
+    with pytest.raises(PolicyError, match=r"What a policy returns must be an action, Categorical\(2\); " + match):
+        CartPole().rollout(3, lambda observation: out)
+
+
+def test_a_policy_of_one_environment_on_many():
+    def balance(observation):
+        _, _, angle, _ = observation
+        return int(angle > 0)
+
+    CartPole().rollout(3, balance)
+    with pytest.raises(ValueError, match="too many values") as caught:
+        CartPole(num_envs=10).rollout(3, balance)
+    assert "observation is [10, 4] here, all 10 environments at once" in caught.value.__notes__[0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from rlbook.envs.base import Env
-from rlbook.errors import ConfigError, explain
+from rlbook.errors import ConfigError, UnknownEnvError, explain
 
 OUTSIDE = ("num_envs", "device", "seed")
 """What is said beside a name, not in its brackets."""
@@ -47,6 +48,12 @@ def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
     _check(arguments, name, None)
     try:
         return GymEnv(name, num_envs, **arguments | kwargs)
+    except UnknownEnvError as error:
+        known = {each.lower(): each for each in native.__all__ if issubclass(getattr(native, each), native.NativeEnv)}
+        known.pop("nativeenv")
+        near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)]
+        hint = f"Or did you mean the native {near[0]}?" if near else f"Native ones are {', '.join(sorted(known.values()))}."
+        raise UnknownEnvError(f"{error} {hint}") from None
     except TypeError as error:  # how Gymnasium says that the environment does not know an argument
         if not arguments:
             raise

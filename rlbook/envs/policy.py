@@ -179,11 +179,27 @@ class _OfObservation(StepPolicy):
         return None
 
     def __call__(self, root: Leaves, noise: Any) -> Leaves:
-        out = self.function(*(root[key] for key in self.inputs))
+        try:
+            out = self.function(*(root[key] for key in self.inputs))
+        except Exception as error:
+            if self.env.batch_size:
+                first = root[self.inputs[0]]
+                where = f"{keys.pretty(self.inputs[0])} is {list(first.shape)} here, all {self.env.num_envs} environments at once"
+                error.add_note(f"This was raised by the policy: {where}. Index with observation[..., 0], not observation[0].")
+            raise
         if not isinstance(out, Mapping | TensorDictBase):
-            out = {keys.ACTION: out if isinstance(out, Tensor) else torch.as_tensor(out, device=self.env.device)}
+            out = {keys.ACTION: out if isinstance(out, Tensor) else self._tensor(out)}
         check_output(out, self.env)
         return dict(out.items())
+
+    def _tensor(self, action: Any) -> Tensor:
+        try:
+            return torch.as_tensor(action, device=self.env.device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            fix = "Look for a missing return" if action is None else "Return numbers or a tensor"
+            raise PolicyError(
+                explain("What a policy returns", f"an action, {self.env.action_spec}", repr(action), fix)
+            ) from error
 
 
 def _positional(function: Any) -> list[str]:

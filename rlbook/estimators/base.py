@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,15 @@ class Estimator(ABC):
             fix = "Pass PopArt(value) or RunningValueNorm()"
             raise ConfigError(explain("value_norm", "a RunningValueNorm or None", type(value_norm).__name__, fix))
         self.value, self.gamma, self.value_norm, self.group = value, gamma, value_norm, group
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what to save: the statistics of ``value_norm``."""
+        return {} if self.value_norm is None else self.value_norm.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from saved statistics."""
+        if self.value_norm is not None:
+            self.value_norm.load_state_dict(state)
 
     @abstractmethod
     def estimate(

@@ -235,15 +235,18 @@ def check_every(
             got, fix = repr(term), "Name a term, for example loss_actor"
             raise ConfigError(explain("every", f"periods of {sorted(loss_fn.trains)}", got, fix))
         check_count(f"every[{term!r}]", period, example=2)
-    if every and every.keys() >= loss_fn.trains.keys():
+    live = frozenset().union(*trained_by.values())  # a fixed temperature has no term, for example
+    if every and every.keys() >= live:
         fix = "Leave one out; call the update less often to delay them all"
-        raise ConfigError(explain("every", f"some of {sorted(loss_fn.trains)}", "all of them", fix))
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups if every):
-        periods = {every.get(term, 1) for p in group["params"] for term in trained_by.get(p, frozenset())}
-        if len(periods) > 1:
-            fix = "Pass for example Adam([{'params': loss_fn.actor.parameters()}, {'params': loss_fn.qvalue.parameters()}])"
-            got = "a group that also holds others"
-            raise ConfigError(explain(f"The parameters of {sorted(every)}", "a parameter group of their own", got, fix))
+        raise ConfigError(explain("every", f"some of {sorted(live)}", "all of them", fix))
+    # what several terms train, such as a shared encoder, keeps the pace of the most frequent one
+    pace = {parameter: min(every.get(term, 1) for term in terms) for parameter, terms in trained_by.items()}
+    mixed = [{pace[p] for p in group["params"] if p in pace} for optimizer in optimizers for group in optimizer.param_groups]
+    kept = [any(pace[p] == period for p, terms in trained_by.items() if term in terms) for term, period in every.items()]
+    if every and (any(len(periods) > 1 for periods in mixed) or not all(kept)):
+        fix = "Pass for example Adam([{'params': loss_fn.actor.parameters()}, {'params': loss_fn.qvalue.parameters()}])"
+        got = "a group that also holds others, or other terms that train them too"
+        raise ConfigError(explain(f"The parameters of {sorted(every)}", "a parameter group of their own", got, fix))
 
 
 def places_of(root: nn.Module) -> list[tuple[str, dict[str, Any], str]]:
@@ -285,6 +288,9 @@ def check_apart(optimizers: Sequence[Optimizer], names: Mapping[nn.Parameter, st
 def check_optimizer(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> None:
     """Raise ConfigError unless the optimizer treats numbers alike, is fresh, and trains parameters of the loss."""
     kind, parameters = type(optimizer).__name__, [p for group in optimizer.param_groups for p in group["params"]]
+    if not all(group["params"] for group in optimizer.param_groups):
+        fix = "Leave the empty group out"
+        raise ConfigError(explain("Each parameter group of an optimizer", "one with parameters", "an empty one", fix))
     if type(optimizer) not in ELEMENTWISE:
         supported = ", ".join(kind.__name__ for kind in ELEMENTWISE)
         fix = "Write the loop by hand for this one: loss, backward, step"

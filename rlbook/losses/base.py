@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class Loss(nn.Module):
 
     _only: Collection[str] | None = None
     _noisy: list[Any] | None = None
-    _sized = False
+    _seen = False
 
     @property
     @abstractmethod
@@ -81,8 +82,8 @@ class Loss(nn.Module):
         """Return what :meth:`forward` does as a plain dictionary, which costs less to make."""
         if not torch.compiler.is_compiling():
             self.check_batch(batch)
-            if not self._sized:
-                self._materialise(batch)
+            if not self._seen:
+                self._look(batch)
         if noise is None:
             noise = self.prepare(batch)
         self._only = only
@@ -106,11 +107,12 @@ class Loss(nn.Module):
         return self.draw(batch)
 
     @torch.no_grad()
-    def _materialise(self, batch: TensorDictBase) -> None:
-        """Let lazy layers find their sizes; targets then start as copies, as they do otherwise.
+    def _look(self, batch: TensorDictBase) -> None:
+        """Look closer at the first batch, and let lazy layers find their sizes; targets then start as copies, as always.
 
         A target may be lazy where what it follows is not, after acting; and neither, after loading.
         """
+        self._check_values(self.entries(batch))
         if any(is_lazy(parameter) for _, parameter in super().named_parameters()):
             self._only = None
             self.terms(batch, self.draw(batch))
@@ -118,13 +120,14 @@ class Loss(nn.Module):
         else:
             for _, target in target_pairs(self):
                 freeze(target)
-        self._sized = True
+        self._seen = True
 
     def entries(self, batch: TensorDictBase) -> dict[Key, Tensor]:
         """Return what this loss reads of a batch: :attr:`in_keys`, and of :attr:`optional_keys` those there are.
 
         Raises:
             MissingKeyError: one of ``in_keys`` is not there.
+            SpecError: a ``mask``, which this loss does not read, says that some steps only pad a sequence.
         """
         in_keys = self.in_keys
         found = {key: batch.get(key, None) for key in (*in_keys, *self.optional_keys)}
@@ -132,6 +135,10 @@ class Loss(nn.Module):
             got = f"the keys {sorted(keys.pretty(k) for k in batch.keys(True, True))}"
             want, fix = f"one with {keys.pretty(key)!r}", MISSING.get(key, f"Add {keys.pretty(key)!r}")
             raise MissingKeyError(explain(f"A batch for {type(self).__name__}", want, got, fix))
+        mask = None if keys.MASK in found else batch.get(keys.MASK, None)
+        if mask is not None and (mask.is_cpu or not self._seen) and not mask.all():  # a GPU is asked once: that means waiting
+            got, fix = f"{int((~mask).sum())} with mask False", "Pass the others: batch[batch['mask']]"
+            raise SpecError(explain(f"The steps that {type(self).__name__} learns from", "real ones", got, fix))
         return {key: value for key, value in found.items() if value is not None}
 
     def check_batch(self, batch: TensorDictBase) -> None:
@@ -139,6 +146,10 @@ class Loss(nn.Module):
         if batch.names[-1:] == [keys.AGENTS] and (keys.NEXT, keys.DONE) in self.in_keys:
             fix = "Pass by_agent(data, group, loss_fn.in_keys), or minibatches(..., sequence_len=...) of it"
             want, got = "sequences, time last", f"a group's steps {list(batch.batch_size)}, agents last"
+            raise SpecError(explain("What networks with a memory learn from", want, got, fix))
+        if batch.batch_dims == 1 and (keys.NEXT, keys.DONE) in self.in_keys:
+            fix = "Pass data.unsqueeze(0) of one environment's rollout, or minibatches(..., sequence_len=...)"
+            want, got = "sequences [*, T] of a batch", f"steps {list(batch.batch_size)}: no gradient would flow through time"
             raise SpecError(explain("What networks with a memory learn from", want, got, fix))
         entries = self.entries(batch)
         self._check_action(entries.get(keys.ACTION), batch)
@@ -155,6 +166,21 @@ class Loss(nn.Module):
         if isinstance(action, Tensor) and shape is not None and action.ndim != batch.batch_dims + len(shape):
             want, got = f"of shape {[*batch.batch_size, *shape]}", f"{list(action.shape)}"
             raise SpecError(explain("batch['action']", want, got, "Keep actions as the policy returned them"))
+
+    def _check_values(self, entries: Mapping[Key, Tensor]) -> None:
+        """Raise SpecError for what would end in an error of torch's far from here; looked for in the first batch."""
+        for key in (key for key, value in entries.items() if isinstance(value, Tensor) and value.is_inference()):
+            fix = "Collect under torch.no_grad(), not under torch.inference_mode()"
+            raise SpecError(explain(f"batch[{keys.pretty(key)!r}]", "a tensor to learn from", "an inference tensor", fix))
+        action, spec = (
+            entries.get(keys.ACTION),
+            getattr(getattr(self, "actor", None) or getattr(self, "qvalue", None), "spec", None),
+        )
+        if action is not None and type(spec).__name__ == "Categorical" and action.numel():
+            low, high = int(action.min()), int(action.max())
+            if low < 0 or high >= spec.n:
+                fix = "Pass the environment's action_spec to the policy"
+                raise SpecError(explain("batch['action']", f"in 0..{spec.n - 1}", f"{low}..{high}", fix))
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """List what there is to train: not the targets' weights, which are parameters until lazy layers find their sizes."""
@@ -178,24 +204,34 @@ class Loss(nn.Module):
         return next((parameter.device for parameter in self.parameters()), None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        buffer = self.__dict__.get("_buffers", {}).get(name)
-        if buffer is not None and isinstance(value, int | float):
-            check_hyper(name, value)
-            buffer.fill_(value)
-        else:
+        held = {**self.__dict__.get("_buffers", {}), **self.__dict__.get("_parameters", {})}
+        number = value.item() if type(value) is Tensor and not value.ndim and not value.requires_grad else value
+        if name not in held or not isinstance(number, Real):
             super().__setattr__(name, value)
+            return
+        if held[name] is None:
+            fix = f"Pass {name}={number} to {type(self).__name__} when you make it"
+            raise ConfigError(explain(name, "a number from the start, to be changed", "None", fix))
+        check_hyper(name, number)
+        with torch.no_grad():
+            held[name].fill_(number)
 
 
-RANGES = {"gamma": (0.0, 1.0), "target_entropy": (-math.inf, math.inf), "log_alpha": (-math.inf, math.inf)}
+RANGES = {
+    "gamma": (0.0, 1.0),
+    "clip_eps": (0.0, 1.0),
+    "target_entropy": (-math.inf, math.inf),
+    "log_alpha": (-math.inf, math.inf),
+}
 """The least and the greatest value of a hyper-parameter; others are weights and widths, which are not negative."""
 
 
 def check_hyper(name: str, value: Any) -> None:
     """Raise ConfigError unless ``value`` is a number that a hyper-parameter of this name may have."""
-    if not isinstance(value, int | float) or value != value:
+    if not isinstance(value, Real) or value != value:
         raise ConfigError(explain(name, "a number", repr(value), f"Pass for example {name}=0.1"))
     low, high = RANGES.get(name, (0.0, math.inf))
-    if not low <= value <= high:
+    if not low <= float(value) <= high:
         want = f"in [{low:g}, {high:g}]" if high < math.inf else "at least 0"
         raise ConfigError(explain(name, want, repr(value), f"Pass for example {name}={0.99 if name == 'gamma' else 0.1}"))
 

@@ -68,7 +68,6 @@ class DDPGLoss(Loss):
         super().__init__()
         self.actor, self.qvalue = actor, qvalue
         self.target_actor, self.target_qvalue = target_of(actor), target_of(qvalue)
-        self._first = (qvalue.member(0),)  # in a tuple, for its weights have their names in the ensemble
         self.hyper(gamma=gamma)
 
     @property
@@ -85,9 +84,8 @@ class DDPGLoss(Loss):
             terms["loss_value"] = weighted_mean(error.square().sum(0), batch)
             diagnostics = {"q_mean": q.mean(), "target_mean": target.mean(), keys.TD_ERROR: error.abs().mean(0)}
         if self.wants("loss_actor"):
-            (critic,) = self._first
             action = check_dist(self.actor.dist(batch), self, gradient=True).mode
-            terms["loss_actor"] = -critic.value(batch, action, frozen=True).mean()
+            terms["loss_actor"] = -self.qvalue.member(0).value(batch, action, frozen=True).mean()
         return terms, diagnostics
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from rlbook.functional import (
     temperature_loss,
 )
 from rlbook.losses.base import Loss, Terms, weighted_mean
-from rlbook.losses.sac import add_temperature, transition_keys
+from rlbook.losses.sac import add_temperature, check_no_memory, transition_keys
 from rlbook.losses.targets import target_of
 
 if TYPE_CHECKING:
@@ -90,12 +90,13 @@ class DiscreteSACLoss(Loss):
         if not hasattr(actor, "dist"):
             fix = "Wrap the network: Actor(net, env.action_spec)"
             raise ConfigError(explain("actor", "an Actor", type(actor).__name__, fix))
-        if actor.spec.dtype.is_floating_point:
+        if not hasattr(actor.spec, "n"):
             fix = "For continuous actions use SACLoss"
             raise ConfigError(explain("The actions of actor", "one choice of several", repr(actor.spec), fix))
         if not hasattr(qvalue, "pick"):
             fix = "Wrap the network: QValueActor(net, env.action_spec); for continuous actions use SACLoss"
             raise ConfigError(explain("qvalue", "a QValueActor", type(qvalue).__name__, fix))
+        check_no_memory(actor=actor, qvalue=qvalue)
         super().__init__()
         self.actor, self.qvalue, self.target_qvalue = actor, qvalue, target_of(qvalue)
         uniform = 0.98 * math.log(qvalue.spec.n)

@@ -103,6 +103,8 @@ class C51Loss(DistributionalLoss):
         nxt: Any = batch[keys.NEXT]
         logits, support = self.target_qvalue.logits(nxt), self.target_qvalue.support
         probs = self.qvalue.at(logits, self.next_action(nxt, logits)).to(support.dtype).softmax(-1)
+        # after a terminal step all atoms are the reward, whatever the network says of the observation there
+        probs = torch.where(nxt[keys.TERMINATED].unsqueeze(-1), 1 / len(support), probs)
         return categorical_projection(self.moved(batch, support), probs, support)
 
 

@@ -159,7 +159,7 @@ class MPOLoss(Loss):
         weights = mpo_weights(values, temperature)
         moved = normal(new.loc, old.log_std, ndim), normal(old.loc, new.log_std, ndim)
         fit = sum(weighted_likelihood_loss(policy.log_prob(drawn), weights).mean() for policy in moved)
-        kls = [kl.flatten(0, batch.ndim - 1).mean(0) for kl in decoupled_gaussian_kl(old.loc, old.std, new.loc, new.std)]
+        kls = [kl.reshape(-1, *self.actor.spec.shape).mean(0) for kl in decoupled_gaussian_kl(old.loc, old.std, new.loc, new.std)]
         mean = lagrangian_losses(kls[0], alpha_mean, self.epsilon_mean)
         std = lagrangian_losses(kls[1], alpha_std, self.epsilon_std)
         terms = {

@@ -264,3 +264,12 @@ def check_actor_critic(actor: Any, qvalue: Any) -> None:
     if not hasattr(qvalue, "members") or hasattr(qvalue, "act"):
         fix = "Wrap the network: QValueHead(net)" if not hasattr(qvalue, "in_keys") else "For discrete actions use another loss"
         raise ConfigError(explain("qvalue", "a QValueHead", type(qvalue).__name__, fix))
+    check_no_memory(actor=actor, qvalue=qvalue)
+
+
+def check_no_memory(**parts: Any) -> None:
+    """Raise ConfigError where a network has a memory: these losses learn from single transitions."""
+    for name, part in parts.items():
+        if getattr(part, "state_key", None) is not None:
+            fix = "Put past observations into each (frame stacking), or use recurrent PPO or R2D2Loss"
+            raise ConfigError(explain(name, "a network without memory", f"one with a {type(part.net).__name__}", fix))

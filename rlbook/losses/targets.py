@@ -21,7 +21,12 @@ def target_of(module: M) -> M:
     """Return a copy of a module that no gradient trains. A loss keeps it under the module's name with ``target_`` before it.
 
     Its weights are buffers: ``loss_fn.parameters()`` are those to train, and no more.
+
+    Raises:
+        ConfigError: a head has a plain function for a network: its copy would be the same function, with the same weights.
     """
+    for part in module.modules():
+        getattr(part, "weights", None)  # a head raises where it cannot find them
     target = deepcopy(module)
     for parameter in target.parameters():
         parameter.requires_grad = False  # requires_grad_() is not for lazy ones

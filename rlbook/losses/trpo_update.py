@@ -41,7 +41,7 @@ class TRPOUpdate:
         shrink: from one scale :math:`c` to the next, in (0, 1).
         tries: how many scales to try; where none is good the policy stays as it is.
         value_epochs: passes over the batch to train the value.
-        value_size: rows of each of its gradient steps; all by default.
+        value_size: rows (sequences, where it has a memory) of each of its gradient steps; all by default.
         max_grad_norm: clip the norm of the value's gradient to this.
         compile: compile the value's step.
 
@@ -108,7 +108,8 @@ class TRPOUpdate:
         """
         metrics = self.policy_step(batch)
         if self.value_update is not None:
-            rows = batch.reshape(-1)
+            memory = getattr(self.loss_fn.value, "state_key", None) is not None  # then sequences stay whole
+            rows = batch if memory else batch.reshape(-1)
             for _ in range(self.value_epochs):
                 for index in torch.randperm(len(rows)).split(self.value_size or len(rows)):
                     out = self.value_update(rows if self.value_size is None else rows[index.to(self.flat.vector.device)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import reduce
 from itertools import islice
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from rlbook.losses.base import Loss
     from rlbook.losses.targets import SoftUpdate
     from rlbook.typing import Key
+
+MAX_SIZES = 8
+"""How many sizes of batches are compiled, before the update goes on eagerly."""
 
 MAX_SETTINGS = 3
 """How often compiled code is made anew because an optimizer's constants have changed, before the update goes on eagerly."""
@@ -94,8 +98,8 @@ def compile_update(
 
     Raises:
         ConfigError: an optimizer holds parameters that the loss does not have or that are frozen, or has taken a step already;
-            ``every`` names no term, or one whose parameters share a group with others; a precision that the device lacks;
-            ``distributed`` without a process group.
+            ``every`` names no term, or one whose parameters share a group with others; ``target`` is of another loss; a
+            precision that the device lacks; ``distributed`` without a process group.
 
     Example:
         >>> from rlbook import CartPole, GAE, PPOLoss, minibatches
@@ -108,7 +112,16 @@ def compile_update(
         >>> for batch in minibatches(data, 64, epochs=4): metrics = update(batch)
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    return Update(loss_fn, optimizers, max_grad_norm, target, every, precision, compile, distributed)
+    if not optimizers:
+        raise ConfigError(explain("optimizer", "one or several", "none", "Pass torch.optim.Adam(loss_fn.parameters())"))
+    update = Update(loss_fn, optimizers, max_grad_norm, target, every, precision, compile, distributed)
+    stepped = {parameter for group in update.groups for parameter in group.flat.parameters}
+    left = [name for name, p in loss_fn.named_parameters() if p.requires_grad and p not in stepped]
+    if left:
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in left))
+        fix = "Pass them to an optimizer, or freeze them with requires_grad_(False)"
+        warnings.warn(f"No optimizer steps all of {parts}: {len(left)} parameters stay as they are. {fix}.", stacklevel=2)
+    return update
 
 
 class Update:
@@ -127,6 +140,9 @@ class Update:
     ):
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ConfigError(explain("max_grad_norm", "positive or None", repr(max_grad_norm), "Pass for example 0.5"))
+        if target is not None and target.loss_fn is not loss_fn:
+            got, fix = f"one of another {type(target.loss_fn).__name__}", "Make it anew with the loss: SoftUpdate(loss_fn, tau)"
+            raise ConfigError(explain("target", "one of this loss", got, fix))
         self.loss_fn, self.optimizers, self.max_grad_norm = loss_fn, optimizers, max_grad_norm
         self.target, self.every, self.precision = target, dict(every or {}), precision
         self.device = loss_fn.device or torch.device("cpu")
@@ -151,6 +167,7 @@ class Update:
         )
         self._names: dict[Hashable, tuple[list[str], list[str]]] = {}
         self._settings: set[Hashable] = set()
+        self._sizes: set[torch.Size] = set()
         self._following = Following(target, self.groups) if target is not None else None
         self._place(names)
         for module in loss_fn.modules():
@@ -243,7 +260,7 @@ class Update:
     def _eager_call(
         self, batch: TensorDictBase, noise: dict[str, Tensor], only: Collection[str] | None, active: list[Group], moves: bool
     ) -> TensorDict:
-        with autocast(self.precision, self.device):
+        with torch.enable_grad(), autocast(self.precision, self.device):
             metrics = self.loss_fn.compute(batch, noise, only)
         loss = metrics[keys.LOSS] if self._scale is None else metrics[keys.LOSS].float() * self._scale.scale
         found = iter(torch.autograd.grad(loss, [p for group in active for p in group.flat.parameters], allow_unused=True))
@@ -299,7 +316,7 @@ class Update:
         moves: bool,
     ) -> TensorDict:
         in_graph = moves and self._following is not None and self._following.in_graph
-        entries = self.loss_fn.entries(batch)
+        entries = leaves_of(self.loss_fn.entries(batch))
         given = [*entries.values(), *noise.values()]
         tensors = [*given, *(holder[leaf] for _, holder, leaf in self._others)]
         tensors += [group.data for group in self.groups if group not in active]
@@ -311,6 +328,9 @@ class Update:
         self._settings.add(settings)
         if len(self._settings) > MAX_SETTINGS:
             raise CompileError("the optimizer's betas, eps or weight_decay keep changing")
+        self._sizes.add(batch.batch_size)
+        if len(self._sizes) > MAX_SIZES:
+            raise CompileError(f"batches came in more than {MAX_SIZES} sizes, each of which is compiled anew")
         static = (batch.batch_size, tuple(entries), tuple(noise), only, in_graph, settings)
         if self._peers is None:
             values, *rows = self._step(tensors, *static, volatile=len(given))
@@ -448,3 +468,12 @@ class Update:
             own = [gradient for gradient, group in zip(gradients, groups, strict=True) if group.optimizer is optimizer]
             norms.append(clip_(own, self.max_grad_norm))
         return joint(norms)
+
+
+def leaves_of(entries: Mapping[Key, Any]) -> dict[Key, Tensor]:
+    """Return the tensors of a batch by key; actions may be dictionaries of them."""
+    found: dict[Key, Tensor] = {}
+    for key, value in entries.items():
+        parts = value.items(True, True) if isinstance(value, TensorDictBase) else [((), value)]
+        found.update({(*keys.as_tuple(key), *keys.as_tuple(name)) if name else key: part for name, part in parts})
+    return found

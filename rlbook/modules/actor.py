@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from rlbook import keys
 from rlbook.distributions import Delta, Distribution, for_spec
-from rlbook.errors import MissingKeyError, SpecError, explain
+from rlbook.errors import ConfigError, MissingKeyError, SpecError, explain
 from rlbook.modules.ensemble import Ensemble
 from rlbook.modules.noisy import keep_all
 from rlbook.modules.recurrent import NEXT_DONE, Carrying, Recurrent, act_in, state_before
@@ -34,13 +34,25 @@ class Reader(nn.Module):
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key]):
         super().__init__()
         self.net = net
-        self.in_keys = tuple(in_keys)
+        self.in_keys = (in_keys,) if isinstance(in_keys, str) else tuple(in_keys)
         self.mask_keys = tuple(key for key in self.in_keys if keys.as_tuple(key)[0] == keys.ACTION_MASK)
         self.obs_keys = tuple(key for key in self.in_keys if key not in self.mask_keys)
         self.state_key: Key | None = None
         if isinstance(net, Recurrent):
             self.state_key = (keys.RECURRENT, self.role)
             self.in_keys = (*self.in_keys, self.state_key, NEXT_DONE)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The network's parameters by name.
+
+        Raises:
+            ConfigError: it is a plain function, whose weights cannot be found.
+        """
+        if not isinstance(self.net, nn.Module):
+            what, fix = f"The network of {type(self).__name__} in this loss", "Make it a class with a forward method"
+            raise ConfigError(explain(what, "an nn.Module, whose weights can be found", repr(self.net), fix))
+        return dict(self.net.named_parameters())
 
     @property
     def num_members(self) -> int:
@@ -62,9 +74,9 @@ class Reader(nn.Module):
                 missing, fix = [keys.pretty(self.state_key)], "Begin with initial_state(batch_size), go on with what act returns"
             raise MissingKeyError(explain("in_keys", f"among {sorted(map(str, data.keys()))}", f"{missing}", fix)) from error
         try:
-            if frozen and isinstance(self.net, nn.Module):
-                weights = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-                out: Any = functional_call(self.net, weights, (*inputs, *extra), more)
+            if frozen:
+                weights = {name: parameter.detach() for name, parameter in self.weights.items()}
+                out: Any = functional_call(self.net, weights, (*inputs, *extra), more)  # type: ignore[arg-type]
             else:
                 out = self.net(*inputs, *extra, **more)
         except (RuntimeError, TypeError) as error:
@@ -269,6 +281,9 @@ class ValueHead(Reader):
     role = "value"
 
     def __init__(self, net: Callable[..., Tensor], in_keys: Sequence[Key] = (keys.OBSERVATION,)):
+        if isinstance(net, Ensemble):
+            fix = "Make a ValueHead of each, or use QValueHead for several critics of an action"
+            raise SpecError(explain("The network of a ValueHead", "a single one", f"an ensemble of {len(net)}", fix))
         super().__init__(net, in_keys)
 
     @property

@@ -376,6 +376,7 @@ def _is_mask(key: Key) -> bool:
 
 def _features(env: Any, in_keys: Sequence[Key] | None, gain: float | None = None) -> tuple[list[Key], Features]:
     leaves = env.observation_spec.leaves()
+    in_keys = [in_keys] if isinstance(in_keys, str) else in_keys
     read = [key for key in leaves if key not in BOOKKEEPING] if in_keys is None else list(in_keys)
     read = [key for key in read if not _is_mask(key)]
     missing = [key for key in read if key not in leaves]

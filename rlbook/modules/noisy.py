@@ -223,6 +223,11 @@ class NoisyExploration(nn.Module):
         resample_noise(self)
         return self.policy.draw_noise(shape, device)
 
+    def give_back(self, frames: int) -> None:
+        """Pass on that ``frames`` of the steps were not taken; see :meth:`~rlbook.modules.Exploration.give_back`."""
+        if hasattr(self.policy, "give_back"):
+            self.policy.give_back(frames)
+
     def act(self, leaves: Mapping[Key, Tensor], noise: Tensor | None = None) -> Leaves:
         """Return what the policy returns."""
         return self.policy.act(leaves, noise)

@@ -204,7 +204,9 @@ class QValueActor(Reader):
 
     def index(self, action: Tensor) -> Tensor:
         """Turn actions of the spec into indices, int64 ``[*]``."""
-        return action.argmax(-1) if isinstance(self.spec, OneHot) else action.long()
+        if not isinstance(self.spec, OneHot):
+            return action.long()
+        return (action.byte() if action.dtype == torch.bool else action).argmax(-1)
 
     def pick(self, values: Tensor, action: Tensor) -> Tensor:
         """Return the values of actions of the spec: ``[*]`` of ``[*, A]``, ``[*, K]`` of ``[*, A, K]``."""

@@ -375,6 +375,11 @@ class Carry(nn.Module):
         """Draw the actor's random numbers."""
         return self.actor.draw_noise(shape, device)
 
+    def give_back(self, frames: int) -> None:
+        """Pass on that ``frames`` of the steps were not taken; see :meth:`~rlbook.modules.Exploration.give_back`."""
+        if hasattr(self.actor, "give_back"):
+            self.actor.give_back(frames)
+
     def act(self, leaves: Mapping[Key, Tensor], noise: Any = None) -> Leaves:
         """Return what the actor does, and the states after the step."""
         out = dict(self.actor.act(leaves, noise))

@@ -42,3 +42,11 @@ def test_an_unknown_name_is_explained():
 def test_arguments_that_an_environment_does_not_take_are_explained(name, match):
     with pytest.raises(ConfigError, match=match):
         make_env(name, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("catch", "did you mean the native Catch"), ("Chess", "Native ones are Acrobot, Breakout")]
+)
+def test_native_names_are_hinted_at(name, match):
+    with pytest.raises(UnknownEnvError, match=match):
+        make_env(name)

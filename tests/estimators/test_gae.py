@@ -12,6 +12,7 @@ from toys import Clock, Constant
 from rlbook import GAE, MLP, CartPole, GymEnv, ValueHead
 from rlbook.errors import ConfigError, MissingKeyError, SpecError
 from rlbook.functional import generalized_advantage
+from rlbook.modules import PopArt, RunningValueNorm, ensemble
 
 GAMMA, LAMBDA = 0.9, 0.8
 ENVS = {
@@ -163,3 +164,19 @@ def test_one_step_is_no_rollout():
 def test_errors(arguments, match):
     with pytest.raises(ConfigError, match=match):
         GAE(**{"value": None, **arguments})
+
+
+def test_statistics_of_the_values_are_saved():
+    value = ValueHead(MLP(1, 4))
+    data = CartPole(num_envs=4, seed=0).rollout(32, break_when_any_done=False)
+    estimator = GAE(value, value_norm=PopArt(value))
+    estimator(data)
+    other = GAE(value, value_norm=RunningValueNorm())
+    other.load_state_dict(estimator.state_dict())
+    assert other.value_norm.std == estimator.value_norm.std != 1
+    assert GAE(value).state_dict() == {}
+
+
+def test_several_critics_are_no_value_head():
+    with pytest.raises(SpecError, match="The network of a ValueHead must be a single one; got an ensemble of 2"):
+        ValueHead(ensemble(MLP(1, 4), 2))

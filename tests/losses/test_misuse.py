@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import nn
 
 from rlbook import GAE, MLP, Actor, CartPole, DQNLoss, Pendulum, PPOLoss, QValueActor, compile_update, specs
+from rlbook.envs import TMaze
 from rlbook.errors import ConfigError, NonFiniteError, SpecError
 from rlbook.losses import (
     C51Loss,
     DDPGLoss,
     DiscreteSACLoss,
+    MPOLoss,
     PQNLoss,
     SACLoss,
     SoftUpdate,
@@ -24,6 +27,8 @@ from rlbook.losses import (
     TRPOUpdate,
 )
 from rlbook.modules import (
+    GRU,
+    Carry,
     EpsilonGreedy,
     PopArt,
     QValueHead,
@@ -180,8 +185,12 @@ def transitions(action_spec: specs.Spec, rows: int = 16, width: int = 3) -> Tens
 
 @pytest.mark.parametrize("loss", [SACLoss, DDPGLoss, TD3Loss])
 def test_actions_without_a_gradient_are_refused(loss):
+    class Sum(nn.Module):
+        def forward(self, observation, action):
+            return action.float().sum(-1, keepdim=True)
+
     spec = specs.OneHot(4)
-    loss_fn = loss(Actor(MLP(4, 3), spec), QValueHead(lambda observation, action: action.float().sum(-1, keepdim=True)))
+    loss_fn = loss(Actor(MLP(4, 3), spec), QValueHead(Sum()))
     with pytest.raises(ConfigError, match=rf"The policy of {loss.__name__} must be one with actions with a gradient; got OneHot"):
         loss_fn(transitions(spec))
 
@@ -273,3 +282,204 @@ def test_an_action_that_cannot_change_does_no_harm(loss, outputs):
     assert all(p.grad is None or p.grad.isfinite().all() for p in loss_fn.parameters())
     drawn = actor(TensorDict({"observation": torch.randn(5, 3)}, [5]))
     assert (drawn["action"][:, 1] == 0.5).all()
+
+
+# ---- what would have passed in silence -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("loss", [DDPGLoss, SACLoss])
+def test_a_function_has_no_weights_to_copy(loss, pendulum):
+    """The target would have been the network itself, and the actor's gradient would have reached the critic."""
+    net = MLP(1, 4)
+    actor = make_actor(pendulum, std="state" if loss is SACLoss else "none")
+    with pytest.raises(ConfigError, match=r"network of QValueHead in this loss must be an nn.Module, .*; got <function"):
+        loss(actor, QValueHead(lambda observation, action: net(observation, action)))
+    looks_through = QValueHead(lambda observation, action: net(observation, action))
+    with pytest.raises(ConfigError, match="Make it a class with a forward method"):
+        looks_through.members(pendulum.rollout(2), frozen=True)
+
+
+def test_targets_of_another_loss_are_refused(cart_pole):
+    loss_fn, other = (DQNLoss(make_qvalue(cart_pole)) for _ in range(2))
+    with pytest.raises(ConfigError, match="target must be one of this loss; got one of another DQNLoss"):
+        compile_update(loss_fn, adam(loss_fn.parameters()), target=SoftUpdate(other))
+
+
+def test_parameters_that_no_optimizer_has_are_named(pendulum):
+    loss_fn = SACLoss(make_actor(pendulum, std="state"), make_qvalue(pendulum, members=2))
+    weights = [*loss_fn.actor.parameters(), *loss_fn.qvalue.parameters()]
+    with pytest.warns(UserWarning, match="No optimizer steps all of log_alpha: 1 parameters stay as they are"):
+        compile_update(loss_fn, adam(weights), compile=False)
+    fixed = SACLoss(make_actor(pendulum, std="state"), make_qvalue(pendulum, members=2), learn_alpha=False)
+    compile_update(fixed, adam(fixed.parameters()), compile=False)  # warnings are errors here
+
+
+def test_no_optimizer_and_an_empty_group_are_explained(cart_pole):
+    loss_fn = DQNLoss(make_qvalue(cart_pole))
+    with pytest.raises(ConfigError, match="optimizer must be one or several; got none"):
+        compile_update(loss_fn, [])
+    groups = [{"params": list(loss_fn.parameters())}, {"params": []}]
+    with pytest.raises(ConfigError, match="Each parameter group of an optimizer must be one with parameters"):
+        compile_update(loss_fn, adam(groups))
+
+
+def test_a_critic_that_is_replaced_is_the_one_that_the_actor_climbs(pendulum):
+    loss_fn = TD3Loss(make_actor(pendulum, std="none"), make_qvalue(pendulum, members=2))
+    loss_fn.qvalue = make_qvalue(pendulum, members=2)
+    batch = pendulum.rollout(8)
+    expected = -loss_fn.qvalue.members(batch, loss_fn.actor.dist(batch).mode)[0].mean()
+    torch.testing.assert_close(loss_fn(batch)["loss_actor"], expected)
+
+
+@both
+def test_padding_is_not_learnt_from(compile, cart_pole):
+    loss_fn = DQNLoss(make_qvalue(cart_pole))
+    update = compile_update(loss_fn, adam(loss_fn.parameters()), compile=compile)
+    batch = cart_pole.rollout(8, break_when_any_done=False).reshape(-1)
+    batch["mask"] = torch.ones(32, dtype=torch.bool)
+    update(batch)
+    batch["mask"][5:] = False
+    with pytest.raises(SpecError, match=r"must be real ones; got 27 with mask False. Pass the others: batch\[batch\['mask'\]\]"):
+        update(batch)
+    update(batch[batch["mask"]])
+
+
+def test_steps_without_time_are_refused_by_networks_with_a_memory():
+    env = TMaze(length=3, seed=0)
+    actor, value = make_actor(env, recurrent=GRU), make_value(env, recurrent=GRU)
+    loss_fn = PPOLoss(actor, value)
+    data = GAE(value)(env.rollout(12, Carry(actor, value)))
+    with pytest.raises(SpecError, match=r"must be sequences \[\*, T\] of a batch; got steps \[12\]: no gradient would flow"):
+        loss_fn(data)
+    assert loss_fn(data.unsqueeze(0))["loss"].isfinite()
+
+
+def test_trpo_keeps_sequences_whole_for_a_critic_with_a_memory():
+    env = TMaze(num_envs=6, length=3, seed=0)
+    actor, value = make_actor(env, recurrent=GRU), make_value(env, recurrent=GRU)
+    loss_fn = TRPOLoss(actor, value)
+    data = GAE(value)(env.rollout(12, Carry(actor, value), break_when_any_done=False))
+    step = TRPOUpdate(loss_fn, adam(value.parameters()), value_size=3)
+    assert step(data)["loss_value"].isfinite()
+
+
+@pytest.mark.parametrize("loss", [DDPGLoss, SACLoss])
+def test_off_policy_actor_critics_have_no_memory(loss, pendulum):
+    actor = make_actor(pendulum, std="state" if loss is SACLoss else "none", recurrent=GRU)
+    with pytest.raises(ConfigError, match="actor must be a network without memory; got one with a GRU"):
+        loss(actor, make_qvalue(pendulum))
+
+
+def test_choices_outside_the_spec_and_inference_tensors_are_explained(cart_pole):
+    loss_fn, batch = DQNLoss(make_qvalue(cart_pole)), cart_pole.rollout(8)
+    batch["action"] = batch["action"] + 6
+    with pytest.raises(SpecError, match=r"batch\['action'\] must be in 0..1; got [67]..7"):
+        loss_fn(batch)
+    with torch.inference_mode():
+        batch = cart_pole.rollout(8)
+    cart_pole.reset()
+    with pytest.raises(SpecError, match=r"must be a tensor to learn from; got an inference tensor. Collect under torch.no_grad"):
+        DQNLoss(make_qvalue(cart_pole))(batch)
+
+
+def test_an_update_under_no_grad_learns_all_the_same(cart_pole):
+    loss_fn, batch = DQNLoss(make_qvalue(cart_pole)), cart_pole.rollout(8)
+    update = compile_update(loss_fn, adam(loss_fn.parameters()), compile=False)
+    with torch.no_grad():
+        assert update(batch)["grad_norm"] > 0
+
+
+def test_hyper_parameters_take_any_kind_of_number(cart_pole, pendulum):
+    loss_fn = PPOLoss(make_actor(cart_pole), make_value(cart_pole))
+    for number in (np.float32(0.1), torch.tensor(0.1), np.int64(1)):
+        loss_fn.clip_eps = number
+        assert loss_fn.clip_eps == torch.as_tensor(number, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"clip_eps must be in \[0, 1\]; got 5.0"):
+        loss_fn.clip_eps = torch.tensor(5.0)
+    with pytest.raises(
+        ConfigError, match=r"value_clip must be a number from the start, to be changed; got None. Pass value_clip=0.2"
+    ):
+        loss_fn.value_clip = 0.2
+    soft = SACLoss(make_actor(pendulum, std="state"), make_qvalue(pendulum))
+    soft.log_alpha = -1.0
+    assert isinstance(soft.log_alpha, nn.Parameter)
+    assert soft.log_alpha == -1
+
+
+def test_mpo_takes_one_transition(pendulum):
+    loss_fn = MPOLoss(make_actor(pendulum, std="state"), make_qvalue(pendulum))
+    assert loss_fn(pendulum.rollout(2)[0, 0])["loss"].isfinite()
+
+
+def test_a_nan_after_the_end_does_not_reach_c51(cart_pole):
+    loss_fn = C51Loss(make_qvalue(cart_pole, support=(0.0, 10.0, 11)))
+    batch = cart_pole.rollout(8)
+    batch["next", "terminated"][:, 3] = True
+    expected = loss_fn(batch)["loss"]
+    batch["next", "observation"][:, 3] = torch.nan
+    assert torch.equal(loss_fn(batch)["loss"], expected)
+
+
+def test_an_encoder_that_two_terms_train_keeps_the_pace_of_the_quicker(pendulum):
+    """As where actor and critic look through the same convolutions (Yarats et al. 2021)."""
+    encoder, heads = nn.Linear(3, 8), [nn.Linear(8, 2), MLP(1, 9)]
+
+    class Acting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = encoder, heads[0]
+
+        def forward(self, x):
+            return self.head(self.encoder(x))
+
+    class Judging(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = encoder, heads[1]
+
+        def forward(self, x, action):
+            return self.head(torch.cat([self.encoder(x), action], -1))
+
+    loss_fn = SACLoss(Actor(Acting(), pendulum.action_spec), QValueHead(Judging()), learn_alpha=False)
+    optimizer = adam([{"params": heads[0].parameters()}, {"params": [*encoder.parameters(), *heads[1].parameters()]}])
+    update = compile_update(loss_fn, optimizer, every={"loss_actor": 2}, compile=False)
+    moved = []
+    for _ in range(2):
+        before = [part.weight.clone() for part in (encoder, heads[0])]
+        update(pendulum.rollout(8))
+        moved.append([not torch.equal(old, part.weight) for old, part in zip(before, (encoder, heads[0]), strict=True)])
+    assert moved == [[True, False], [True, True]]
+
+
+def test_periods_may_not_leave_a_call_without_any_term(pendulum):
+    loss_fn = SACLoss(make_actor(pendulum, std="state"), make_qvalue(pendulum), learn_alpha=False)
+    optimizer = adam([{"params": part.parameters()} for part in (loss_fn.actor, loss_fn.qvalue)])
+    with pytest.raises(ConfigError, match=r"every must be some of \['loss_actor', 'loss_value'\]; got all of them"):
+        compile_update(loss_fn, optimizer, every={"loss_actor": 2, "loss_value": 2})
+
+
+def test_dictionaries_of_actions_compile(recwarn):
+    spec = specs.Composite(gear=specs.Categorical(3), arm=specs.Composite(steer=specs.Bounded(-1.0, 1.0, (2,))))
+    losses = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        actor = Actor(MLP(7, 4), spec)
+        loss_fn = PPOLoss(actor)
+        batch = actor(TensorDict({"observation": torch.randn(8, 4)}, [8])).detach().update({"advantage": torch.randn(8)})
+        update = compile_update(loss_fn, adam(loss_fn.parameters()), compile=compile)
+        losses.append([update(batch)["loss"].item() for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert not recwarn.list
+
+
+def test_batches_of_ever_new_sizes_are_not_compiled_for_ever(cart_pole):
+    loss_fn, batch = DQNLoss(make_qvalue(cart_pole, num_cells=(4,))), cart_pole.rollout(8).reshape(-1)
+    update = compile_update(loss_fn, adam(loss_fn.parameters()))
+    for rows in range(1, 9):
+        update(batch[:rows])
+    with pytest.warns(UserWarning, match="runs eagerly: .*batches came in more than 8 sizes"):
+        update(batch[:9])
+
+
+def test_discrete_sac_takes_one_hot_actions_of_any_dtype(cart_pole):
+    spec = specs.OneHot(5, dtype=torch.float32)
+    loss_fn = DiscreteSACLoss(Actor(MLP(5, 3), spec), QValueActor(MLP(5, 3), spec))
+    assert loss_fn(transitions(spec))["loss"].isfinite()

@@ -272,8 +272,10 @@ def test_one_hot_actions_are_the_same(name):
     noise = loss.prepare(batch)
     index = loss(batch, noise)
     loss.qvalue.spec = OneHot(3)
-    batch["action"] = nn.functional.one_hot(batch["action"].long(), 3)
-    assert_close(dict(loss(batch, noise).items()), dict(index.items()), rtol=0, atol=0)
+    whole = nn.functional.one_hot(batch["action"].long(), 3)
+    for dtype in (torch.int64, torch.bool, torch.float32):  # bool is what a OneHot spec has by itself
+        batch["action"] = whole.to(dtype)
+        assert_close(dict(loss(batch, noise).items()), dict(index.items()), rtol=0, atol=0)
 
 
 def test_the_values_of_the_kinds_are_expectations():

@@ -10,8 +10,9 @@ from compiling import quick_compile
 from tensordict import TensorDict
 from torch.testing import assert_close
 
-from rlbook import MLP, Actor, CartPole, Collector, Pendulum, QValueActor
+from rlbook import MLP, Actor, CartPole, Collector, Pendulum, QValueActor, ValueHead
 from rlbook.errors import ConfigError, SpecError
+from rlbook.modules import GRU, Carry, NoisyExploration, NoisyLinear
 from rlbook.modules.exploration import AdditiveGaussian, EpsilonGreedy, OrnsteinUhlenbeck, RandomWarmup, Schedule
 from rlbook.specs import Binary, Bounded, Composite, OneHot, Unbounded
 from rlbook.specs import Categorical as Choice
@@ -374,3 +375,17 @@ def test_an_explorer_holds_the_network_and_moves_with_it():
     assert set(explorer.parameters()) == set(actor.parameters())
     explorer.to("meta")
     assert explorer.spec.device.type == explorer.policy.spec.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["noisy", "carry"])
+def test_frames_are_given_back_through_other_policies(kind):
+    """An episode that ends early leaves noise over: no schedule may run ahead for it."""
+    env = CartPole(seed=0)
+    if kind == "noisy":
+        explorer = EpsilonGreedy(QValueActor(MLP(2, 4, layer=NoisyLinear), env.action_spec))
+        policy = NoisyExploration(explorer)
+    else:
+        explorer = EpsilonGreedy(QValueActor(MLP(2, 4), env.action_spec))
+        policy = Carry(explorer, ValueHead(GRU(1, 4)))
+    data = env.rollout(300, policy)
+    assert explorer.frames == data.numel() < 300

@@ -186,7 +186,7 @@ def _unknown(name: str) -> UnknownEnvError:
     import gymnasium
 
     near = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
-    fix = f"Did you mean {' or '.join(near)}?" if near else "List the ids with gymnasium.pprint_registry()"
+    fix = f"Did you mean {' or '.join(near)}?" if near else "List the ids with gymnasium.pprint_registry()."
     hint = "An id of another package needs its package imported first (import ale_py; gymnasium.register_envs(ale_py))"
     return UnknownEnvError(explain("env", "a registered Gymnasium id", repr(name), f"{fix} {hint}"))
 
