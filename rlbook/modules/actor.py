@@ -224,10 +224,17 @@ class Actor(Reader):
 
         The log-probability is that of the action as it is stored, so that a loss finds the same one: a ratio begins at exactly 1.
         """
-        leaves = self.carrying(leaves)
+        dist, out = self._drawn(leaves, noise)
+        return {keys.ACTION: out[keys.ACTION], keys.LOG_PROB: dist.log_prob(out[keys.ACTION]), **out}
+
+    def sample(self, leaves: Mapping[Key, Tensor], noise: Tensor | None = None) -> Leaves:
+        """Do the same without the log-probability, for a policy that changes the action."""
+        return self._drawn(leaves, noise)[1]
+
+    def _drawn(self, leaves: Mapping[Key, Tensor], noise: Tensor | None) -> tuple[Distribution, Leaves]:
+        leaves = self.carrying(leaves)  # type: ignore[assignment]
         dist = self.dist(leaves)
-        action = dist.sample(noise)
-        return {keys.ACTION: action, keys.LOG_PROB: dist.log_prob(action), **self.carried(leaves)}
+        return dist, {keys.ACTION: dist.sample(noise), **self.carried(leaves)}
 
     @property
     def greedy(self) -> Greedy:

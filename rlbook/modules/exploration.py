@@ -21,6 +21,7 @@ from rlbook import keys
 from rlbook.distributions import for_spec
 from rlbook.errors import ConfigError, SpecError, explain
 from rlbook.functional import exploration as F
+from rlbook.modules.actor import Actor
 from rlbook.modules.recurrent import act_in
 from rlbook.specs import Bounded, OneHot, Spec, Unbounded
 from rlbook.typing import DeviceLike, Key, Leaves, Shape
@@ -205,7 +206,9 @@ class Exploration(nn.Module):
             batch = noise.shape[:-1]
             own = noise.shape[-1] - self._inner.numel()
             noise, inner = noise[..., :own], noise[..., own:].reshape(batch + self._inner)
-        out = dict(self._acting.act(leaves, inner))
+        acting = self._acting
+        act = acting.sample if getattr(type(acting), "act", None) is Actor.act else acting.act
+        out = dict(act(leaves, inner))
         out.pop(keys.LOG_PROB, None)
         out[keys.ACTION] = self._explore(out[keys.ACTION], leaves, noise)
         return out
