@@ -256,6 +256,18 @@ def check_dist(dist: Distribution, loss_fn: Loss, *, gradient: bool = False, cha
     return dist
 
 
+def check_actor(actor: Any) -> None:
+    """Raise ConfigError unless this is an actor; any object with a distribution is."""
+    if not hasattr(actor, "dist"):
+        raise ConfigError(explain("actor", "an Actor", type(actor).__name__, "Wrap the network: Actor(net, env.action_spec)"))
+
+
+def check_value(name: str, head: Any) -> None:
+    """Raise ConfigError unless this is a state-value head."""
+    if not hasattr(head, "value") or hasattr(head, "members"):
+        raise ConfigError(explain(name, "a ValueHead", type(head).__name__, "Wrap the network: ValueHead(net)"))
+
+
 def check_single(qvalue: Any, fix: str) -> None:
     """Raise ConfigError where action values are those of an ensemble."""
     if qvalue.num_members > 1:
@@ -282,6 +294,12 @@ def weighted_mean(x: Tensor, batch: TensorDictBase) -> Tensor:
     """Return the mean of numbers per row, weighted by the batch's ``weight`` where prioritized replay has put one there."""
     weight = batch.get(keys.WEIGHT, None)
     return x.mean() if weight is None else (weight.detach() * x).mean()
+
+
+def critic_terms(q: Tensor, target: Tensor, batch: TensorDictBase) -> Terms:
+    """Return the squared errors of critics ``[n, *]``, summed over them, and what is worth watching."""
+    error = q - target.detach()
+    return {"loss_value": weighted_mean(error.square().sum(0), batch)}, {"q_mean": q.mean(), keys.TD_ERROR: error.abs().mean(0)}
 
 
 PER_STEP: frozenset[Key] = frozenset(

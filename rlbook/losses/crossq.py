@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.functional import soft_clipped_value
+from rlbook.losses.base import Terms, critic_terms
 from rlbook.losses.sac import SoftLoss
 
 if TYPE_CHECKING:
-    from rlbook.losses.base import Terms
     from rlbook.typing import Key
 
 
@@ -61,4 +61,4 @@ class CrossQLoss(SoftLoss):
         both: dict[Key, Tensor] = {key: torch.stack((batch[key], nxt[key])) for key in self.qvalue.in_keys}
         q, next_q = self.qvalue.members(both, torch.stack((batch[keys.ACTION], next_action))).unbind(1)
         soft_value = soft_clipped_value(next_q.detach(), log_prob, self.log_alpha.detach().exp())
-        return self.critic_terms(q, self.bellman(batch, soft_value), batch)
+        return critic_terms(q, self.bellman(batch, soft_value), batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlbook import keys
 from rlbook.functional import smoothed_action, td0_target
-from rlbook.losses.base import Loss, Terms, check_dist, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_dist, critic_terms
 from rlbook.losses.sac import check_actor_critic, transition_keys
 from rlbook.losses.targets import target_of
 
@@ -80,9 +80,8 @@ class DDPGLoss(Loss):
         terms, diagnostics = {}, {}
         if self.wants("loss_value"):
             target, q = self.target(batch, noise), self.qvalue.members(batch)
-            error = q - target
-            terms["loss_value"] = weighted_mean(error.square().sum(0), batch)
-            diagnostics = {"q_mean": q.mean(), "target_mean": target.mean(), keys.TD_ERROR: error.abs().mean(0)}
+            terms, diagnostics = critic_terms(q, target, batch)
+            diagnostics["target_mean"] = target.mean()
         if self.wants("loss_actor"):
             action = check_dist(self.actor.dist(batch), self, gradient=True).mode
             terms["loss_actor"] = -self.qvalue.member(0).value(batch, action, frozen=True).mean()

@@ -20,7 +20,7 @@ from rlbook.functional import (
     td0_target,
     temperature_loss,
 )
-from rlbook.losses.base import Loss, Terms, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_actor, critic_terms
 from rlbook.losses.sac import add_temperature, check_no_memory, transition_keys
 from rlbook.losses.targets import target_of
 
@@ -87,9 +87,7 @@ class DiscreteSACLoss(Loss):
         learn_alpha: bool = True,
         target_entropy: float | Literal["auto"] = "auto",
     ):
-        if not hasattr(actor, "dist"):
-            fix = "Wrap the network: Actor(net, env.action_spec)"
-            raise ConfigError(explain("actor", "an Actor", type(actor).__name__, fix))
+        check_actor(actor)
         if not hasattr(actor.spec, "n"):
             fix = "For continuous actions use SACLoss"
             raise ConfigError(explain("The actions of actor", "one choice of several", repr(actor.spec), fix))
@@ -112,10 +110,7 @@ class DiscreteSACLoss(Loss):
         """See the class."""
         terms, diagnostics = {}, {}
         if self.wants("loss_value"):
-            chosen = self.qvalue.chosen(batch, batch[keys.ACTION])
-            error = chosen - self.target(batch)
-            terms["loss_value"] = weighted_mean(error.square().sum(0), batch)
-            diagnostics = {"q_mean": chosen.mean(), keys.TD_ERROR: error.abs().mean(0)}
+            terms, diagnostics = critic_terms(self.qvalue.chosen(batch, batch[keys.ACTION]), self.target(batch), batch)
         if self.wants("loss_actor") or self.wants("loss_alpha"):
             log_probs, alpha = self.log_probs(batch), self.log_alpha.detach().exp()
             with torch.no_grad():

@@ -20,7 +20,7 @@ from rlbook.functional import (
     td0_target,
     weighted_likelihood_loss,
 )
-from rlbook.losses.base import Loss, Terms, weighted_mean
+from rlbook.losses.base import Loss, Terms, critic_terms
 from rlbook.losses.sac import check_actor_critic, transition_keys
 from rlbook.losses.targets import target_of
 
@@ -176,10 +176,7 @@ class MPOLoss(Loss):
             *_, values = self.drawn(nxt, noise["next_actions"])
             discount = batch.get(keys.DISCOUNT, self.gamma)
             target = td0_target(nxt[keys.REWARD], values.mean(0), nxt[keys.TERMINATED], discount)
-        q = self.qvalue.members(batch)
-        error = q - target
-        loss_value = weighted_mean(error.square().sum(0), batch)
-        return {"loss_value": loss_value}, {"q_mean": q.mean(), keys.TD_ERROR: error.abs().mean(0)}
+        return critic_terms(self.qvalue.members(batch), target, batch)
 
     @torch.no_grad()
     def drawn(self, data: TensorDictBase, noise: Tensor) -> tuple[Any, Tensor, Tensor]:

@@ -9,9 +9,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
 from rlbook.functional import normalize, reinforce_loss
-from rlbook.losses.base import Loss, Terms, check_dist, unique
+from rlbook.losses.base import Loss, Terms, check_actor, check_dist, check_value, unique
 
 if TYPE_CHECKING:
     from rlbook.distributions import Distribution
@@ -56,10 +55,9 @@ class OnPolicyLoss(Loss):
         value_coef: float = 0.5,
         normalize_advantage: bool = False,
     ):
-        if not hasattr(actor, "dist"):
-            raise ConfigError(explain("actor", "an Actor", type(actor).__name__, "Wrap the network: Actor(net, env.action_spec)"))
-        if value is not None and not hasattr(value, "value"):
-            raise ConfigError(explain("value", "a ValueHead or None", type(value).__name__, "Wrap the network: ValueHead(net)"))
+        check_actor(actor)
+        if value is not None:
+            check_value("value", value)
         super().__init__()
         self.actor, self.value = actor, value
         self.hyper(entropy_coef=entropy_coef, value_coef=value_coef)

@@ -9,8 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from rlbook import keys
-from rlbook.errors import ConfigError, explain
-from rlbook.losses.base import Loss, Terms, unique
+from rlbook.losses.base import Loss, Terms, check_actor, check_value, unique
 
 if TYPE_CHECKING:
     from rlbook.modules.actor import Actor, ValueHead
@@ -53,11 +52,9 @@ class PPGAuxiliaryLoss(Loss):
     clone_coef: Any
 
     def __init__(self, actor: Actor, auxiliary: ValueHead, value: ValueHead, *, clone_coef: float = 1.0):
-        if not hasattr(actor, "dist"):
-            raise ConfigError(explain("actor", "an Actor", type(actor).__name__, "Wrap the network: Actor(net, env.action_spec)"))
-        for name, head in {"auxiliary": auxiliary, "value": value}.items():
-            if not hasattr(head, "value"):
-                raise ConfigError(explain(name, "a ValueHead", type(head).__name__, "Wrap the network: ValueHead(net)"))
+        check_actor(actor)
+        check_value("auxiliary", auxiliary)
+        check_value("value", value)
         super().__init__()
         self.actor, self.auxiliary, self.value = actor, auxiliary, value
         self.hyper(clone_coef=clone_coef)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rlbook import keys
 from rlbook.errors import ConfigError, explain
 from rlbook.functional import sac_actor_loss, soft_clipped_value, td0_target, temperature_loss
-from rlbook.losses.base import Loss, Terms, check_dist, next_of, unique, weighted_mean
+from rlbook.losses.base import Loss, Terms, check_actor, check_dist, check_value, critic_terms, next_of, unique, weighted_mean
 from rlbook.losses.targets import target_of
 
 if TYPE_CHECKING:
@@ -96,12 +96,6 @@ class SoftLoss(Loss):
     def critic(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """Return the critics' term."""
 
-    def critic_terms(self, q: Tensor, target: Tensor, batch: TensorDictBase) -> Terms:
-        """Return the squared errors of the critics ``[n, *]``, summed over them."""
-        error = q - target.detach()
-        loss_value = weighted_mean(error.square().sum(0), batch)
-        return {"loss_value": loss_value}, {"q_mean": q.mean(), keys.TD_ERROR: error.abs().mean(0)}
-
     def bellman(self, batch: TensorDictBase, next_value: Tensor) -> Tensor:
         """Return ``r + gamma (1 - terminated) V(s')``, ``[*]``."""
         nxt: Any = batch[keys.NEXT]
@@ -154,7 +148,7 @@ class SACLoss(SoftLoss):
 
     def critic(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """Return the critics' term."""
-        return self.critic_terms(self.qvalue.members(batch), self.target(batch, noise), batch)
+        return critic_terms(self.qvalue.members(batch), self.target(batch, noise), batch)
 
     @torch.no_grad()
     def target(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Tensor:
@@ -207,8 +201,7 @@ class SACv1Loss(SoftLoss):
 
     def __init__(self, actor: Actor, qvalue: QValueHead, value: ValueHead, *, learn_alpha: bool = False, **settings: Any):
         super().__init__(actor, qvalue, learn_alpha=learn_alpha, **settings)
-        if not hasattr(value, "value") or hasattr(value, "members"):
-            raise ConfigError(explain("value", "a ValueHead", type(value).__name__, "Wrap the network: ValueHead(net)"))
+        check_value("value", value)
         self.value, self.target_value = value, target_of(value)
 
     @property
@@ -235,7 +228,7 @@ class SACv1Loss(SoftLoss):
         """Return the critics' term."""
         with torch.no_grad():
             target = self.bellman(batch, self.target_value.value(batch[keys.NEXT]))
-        return self.critic_terms(self.qvalue.members(batch), target, batch)
+        return critic_terms(self.qvalue.members(batch), target, batch)
 
 
 def add_temperature(loss_fn: Loss, alpha: float, learn: bool) -> None:
@@ -258,9 +251,7 @@ def transition_keys(actor: Actor, qvalue: Any) -> tuple[Key, ...]:
 
 def check_actor_critic(actor: Any, qvalue: Any) -> None:
     """Raise ConfigError unless the two are what off-policy losses for continuous actions take."""
-    if not hasattr(actor, "dist"):
-        fix = "Wrap the network: Actor(net, env.action_spec)"
-        raise ConfigError(explain("actor", "an Actor", type(actor).__name__, fix))
+    check_actor(actor)
     if not hasattr(qvalue, "members") or hasattr(qvalue, "act"):
         fix = "Wrap the network: QValueHead(net)" if not hasattr(qvalue, "in_keys") else "For discrete actions use another loss"
         raise ConfigError(explain("qvalue", "a QValueHead", type(qvalue).__name__, fix))

@@ -70,10 +70,6 @@ class TQCLoss(SoftLoss):
             raise ConfigError(explain("drop", f"an integer in 0 .. {qvalue.quantiles - 1}", repr(drop), fix))
         self.drop = drop
 
-    def policy_value(self, batch: TensorDictBase, action: Tensor) -> Tensor:
-        """Return the mean of all atoms, ``[*]``."""
-        return self.qvalue.value(batch, action, frozen=True)
-
     def critic(self, batch: TensorDictBase, noise: Mapping[str, Tensor]) -> Terms:
         """Return the critics' term."""
         atoms, target = self.qvalue.atoms(batch), self.target(batch, noise)

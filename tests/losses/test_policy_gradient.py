@@ -197,7 +197,7 @@ def test_the_penalty_follows_the_kl():
     ("make", "match"),
     [
         (lambda: A2CLoss(net(3)), r"actor must be an Actor; got MLP"),
-        (lambda: A2CLoss(actor(DISCRETE), net(1)), r"value must be a ValueHead or None; got MLP"),
+        (lambda: A2CLoss(actor(DISCRETE), net(1)), r"value must be a ValueHead; got MLP"),
         (
             lambda: PPOLoss(actor(DISCRETE), dual_clip=1.0),
             r"dual_clip must be more than 1, or None; got 1.0",

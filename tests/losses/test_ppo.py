@@ -123,7 +123,7 @@ def test_a_shared_trunk_is_trained_by_both():
 def test_bare_networks_are_explained():
     with pytest.raises(ConfigError, match=r"actor must be an Actor; got MLP. .*Actor\(net, env.action_spec\)"):
         PPOLoss(MLP(2, 4))
-    with pytest.raises(ConfigError, match=r"value must be a ValueHead or None; got MLP. .*ValueHead\(net\)"):
+    with pytest.raises(ConfigError, match=r"value must be a ValueHead; got MLP. .*ValueHead\(net\)"):
         PPOLoss(actor(DISCRETE), MLP(1, 4))
 
 
