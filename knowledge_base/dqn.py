@@ -52,11 +52,12 @@ for name, change in RUNS.items():
 
 # %%
 CURVES = ("episode_reward", "q_mean", "loss_value", "grad_norm")
-fig, axes = plt.subplots(1, len(CURVES), figsize=(12, 2.8))
+fig, axes = plt.subplots(1, len(CURVES), figsize=(12, 3))
 for ax, curve in zip(axes, CURVES, strict=True):
     for name, rows in history.items():
         ax.plot([row["frames"] for row in rows], [row.get(curve, math.nan) for row in rows], label=name, lw=1.2)
     ax.set_title(curve, fontsize=10)
+    ax.set_xlabel("frames", fontsize=9)
     ax.tick_params(labelsize=8)
 axes[1].set_ylim(-1.5, 1.5)
 axes[1].axhspan(-1, 1, color="0.92", zorder=0)

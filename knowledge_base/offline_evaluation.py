@@ -7,6 +7,16 @@
 # **In one line.** Look at the effective sample size before you look at the value. Then make sure that the ratios have mean 1, and that Q has settled.
 
 # %% [markdown]
+# ## The words
+#
+# * The **ratio** of a step is $\pi(a|s) / b(a|s)$: how much likelier the policy $\pi$ that we judge makes the action than the policy $b$ that took it. Its mean over the actions of $b$ is 1.
+# * **IS**, importance sampling: weigh the return of each episode with the product of its ratios, and take the mean.
+# * **PDIS**, per decision: weigh each reward with the product of the ratios up to its step only, since later actions cannot have caused it.
+# * **W** in front (WIS, WPDIS): divide by the sum of the weights instead of their number. A little biased, and much steadier.
+# * **FQE**, fitted Q evaluation: learn the action value of the policy from the stored transitions, and read it at the start. It needs no ratios.
+# * **DR**, doubly robust: FQE, plus importance sampling of what it gets wrong. Right if either of the two is.
+# * The **effective sample size**, $(\sum w)^2 / \sum w^2$: how many episodes of equal weight would be worth as much as these with their weights $w$.
+#
 # ## See it
 #
 # A grid with slippery floor, small enough to know every value exactly. The data come from a clumsy policy; we want the value of sharper ones. Temperature 1 is the
@@ -154,7 +164,7 @@ fig, ax = plt.subplots(figsize=(6, 2.6))
 ax.axhline(1, color="0.6", ls="--", lw=1)
 for name, result in checks.items():
     ax.plot(result.mean_ratio, label=f"{name} log-probabilities")
-ax.set(xlabel="step", ylabel="mean ratio", xlim=(0, 30))
+ax.set(xlabel="step", ylabel="mean ratio", xlim=(0, 30), ylim=(0, 6))
 ax.legend(frameon=False)
 fig.tight_layout()
 plt.show()

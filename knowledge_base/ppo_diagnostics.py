@@ -3,7 +3,7 @@
 #
 # **What you see.** Four curves beside the return, and no idea which of them should worry you.
 #
-# **In one line.** `approx_kl` says how far an update moved the policy, `clip_fraction` how often the clip had to hold it back, `entropy` how much exploration is
+# **In one line.** `approx_kl` says how far a round has moved the policy, `clip_fraction` how often the clip had to hold it back, `entropy` how much exploration is
 # left, `explained_variance` whether the critic knows anything.
 
 # %% [markdown]
@@ -28,11 +28,12 @@ for name, lr in RUNS.items():
     history[name] = list(agent.train())
 
 # %%
-fig, axes = plt.subplots(1, len(CURVES), figsize=(13, 2.6))
+fig, axes = plt.subplots(1, len(CURVES), figsize=(13, 2.8))
 for ax, curve in zip(axes, CURVES, strict=True):
     for name, rows in history.items():
         ax.plot([row["frames"] for row in rows], [row[curve] for row in rows], label=name, lw=1.2)
     ax.set_title(curve, fontsize=10)
+    ax.set_xlabel("frames", fontsize=9)
     ax.tick_params(labelsize=8)
 axes[1].set_yscale("log")
 axes[4].set_ylim(-1, 1.05)
@@ -58,11 +59,13 @@ for name in RUNS:
 # | curve | healthy | too high | too low |
 # |---|---|---|---|
 # | `approx_kl` | about 0.0005 to 0.02 per round | steps too large: lower `lr`, fewer `epochs` | nothing moves: raise `lr` |
-# | `clip_fraction` | about 0.02 to 0.3 | what is clipped teaches nothing more: lower `lr` or `epochs` | 0: the clip never acts, you can afford more epochs |
+# | `clip_fraction` | about 0.02 to 0.3 | above 0.3: a good part of the batch teaches nothing more; lower `lr` or `epochs` | 0: the clip never acts, you can afford more epochs |
 # | `entropy` | falls slowly from `log(n)` (0.69 for two actions) | flat at `log(n)`: the policy has not started to learn | near 0 early: it stopped exploring; lower `lr`, raise `entropy_coef` |
 # | `explained_variance` | reaches 0.5 and more, and jumps up and down while the policy is changing | | below 0 for long: the critic is worse than a constant; look at the reward's scale and at `lr` |
 #
-# The large learning rate shows in `approx_kl` first: it is more than ten times higher, while `clip_fraction` hardly differs. The clip stops the *gradient* of
+# `approx_kl` and `clip_fraction` are those of the last minibatch of a round, measured before the step on it: they scatter, so look at several rounds.
+#
+# The large learning rate shows in `approx_kl` first: it is more than ten times higher, `clip_fraction` much less. The clip stops the *gradient* of
 # samples that have gone too far; it does not bring them back.
 #
 # A caution: on a solved CartPole every return is the same, so there is no variance left to explain, and `explained_variance` falls again.

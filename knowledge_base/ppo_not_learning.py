@@ -33,11 +33,12 @@ for name, change in RUNS.items():
 
 # %%
 CURVES = ("episode_reward", "approx_kl", "explained_variance", "entropy")
-fig, axes = plt.subplots(1, len(CURVES), figsize=(12, 2.6))
+fig, axes = plt.subplots(1, len(CURVES), figsize=(12, 2.8))
 for ax, curve in zip(axes, CURVES, strict=True):
     for name, rows in history.items():
         ax.plot([row["frames"] for row in rows], [row[curve] for row in rows], label=name, lw=1.2)
     ax.set_title(curve, fontsize=10)
+    ax.set_xlabel("frames", fontsize=9)
     ax.tick_params(labelsize=8)
 axes[1].set_yscale("log")
 axes[2].set_ylim(-1, 1.05)
@@ -65,7 +66,7 @@ for name in RUNS:
 # | The policy does not move: learning rate too small, or the optimizer holds other parameters than the loss | `approx_kl` at 1e-5 or below, entropy stays at its start | raise `lr`; build the optimizer from `loss_fn.parameters()` (rlbook refuses foreign ones) |
 # | The signal is too short: `gamma` small against the length of an episode | `approx_kl` looks healthy, `explained_variance` is near 0 or undefined (the targets do not vary) | `1 / (1 - gamma)` should be of the order of the steps that matter |
 # | Something else is maximised: `entropy_coef` too large | entropy stays at `log(n)` while `approx_kl` is not small, or rises again | lower `entropy_coef`; 0 to 0.02 is usual |
-# | The critic learns nothing: rewards or observations of a wild scale | `explained_variance` below 0 for long, `loss_value` huge | normalise: `VecNorm` for observations, `RewardScale` for rewards |
+# | The critic learns nothing: rewards or observations of a wild scale | `explained_variance` below 0 for long, `loss_value` huge | normalise: `PPOConfig(normalize=True)` does it for both; in a loop of your own `rlbook.VecNorm` for observations and `rlbook.transforms.RewardScale` for rewards |
 # | The environment is broken | `check_env(env)` says so | mend what it names |
 # | Nothing is wrong, it needs longer | curves look healthy | see the frames of our scores before you change anything |
 #

@@ -67,6 +67,7 @@ for name, rows in history.items():
 ax.axhline(TMaze.memoryless_return, color="black", lw=0.7, ls=":")
 ax.text(0, TMaze.memoryless_return + 0.05, "best without memory", ha="left", va="bottom", fontsize=8)
 ax.axhline(TMaze.optimal_return, color="black", lw=0.7, ls=":")
+ax.text(0, TMaze.optimal_return - 0.05, "best with memory", ha="left", va="top", fontsize=8)
 ax.set_title("mean return of the last 100 episodes", fontsize=10)
 ax.set_xlabel("frames", fontsize=9)
 ax.tick_params(labelsize=8)
@@ -179,7 +180,7 @@ for name in ("recurrent PPO", "gradients of one step"):
 #
 # | cause | the test | the fix |
 # |---|---|---|
-# | The state is lost between acting and learning: transitions shuffled, states not stored, no reset inside a sequence | test 1 | `minibatches(..., sequence_len=...)`, `SliceSampler`; collect with `Carry(actor, value)` so that the critic's state is kept as well |
+# | The state is lost between acting and learning: transitions shuffled, states not stored, no reset inside a sequence | test 1 | `minibatches(..., sequence_len=...)`, `SliceSampler`; collect with `rlbook.modules.Carry(actor, value)` so that the critic's state is kept as well |
 # | Sequences are shorter than what has to be remembered | test 2, and the steps between cue and use | raise `sequence_len`; stored states carry memories over longer spans, but only gradients teach what to store |
 # | The cue lies in every burn-in: sequences begin inside an episode, so nothing is learnt from its first steps, and no gradient reaches them | no sampled `mask` is True at the first step of an episode | let the burn-in begin before the episode, as `SliceSampler` does, or leave it out there |
 # | Old states in replay: they were written by older weights | `td_error` is large in the first steps of sequences and falls along them | `burn_in` of a few steps; a smaller buffer |

@@ -49,7 +49,7 @@ for name in RUNS:
 
 # %%
 CURVES = ("q_mean", "entropy", "alpha", "loss_value")
-fig, axes = plt.subplots(1, 1 + len(CURVES), figsize=(13, 2.8))
+fig, axes = plt.subplots(1, 1 + len(CURVES), figsize=(13, 3))
 axes[0].barh(list(score), list(score.values()), color=[f"C{i}" for i in range(len(score))])
 axes[0].set_title("greedy return", fontsize=10)
 axes[0].invert_yaxis()
@@ -58,6 +58,7 @@ for ax, curve in zip(axes[1:], CURVES, strict=True):
     for name, rows in history.items():
         ax.plot([row["frames"] for row in rows], [row[curve] for row in rows], label=name, lw=1.2)
     ax.set_title(curve, fontsize=10)
+    ax.set_xlabel("frames", fontsize=9)
 for ax in axes:
     ax.tick_params(labelsize=8)
 axes[1].set_yscale("symlog", linthresh=10)
@@ -143,7 +144,8 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 #
 # Of the recipes at the settings of `benchmarks/scores/`, where the published ones stand beside them. *Final* is the mean of the last
 # training episodes, with exploration; *greedy* that of 100 episodes afterwards, without. Over seeds: the interquartile mean (of fewer
-# than 4 seeds the mean) with its 95% bootstrap interval. The interval is too narrow for few seeds: of two it is just their two scores, and one seed has none. The best return on LQR is -0.50.
+# than 4 seeds the mean) with its 95% bootstrap interval. The interval is too narrow for few seeds: of two it is just their two scores, and one seed has none. On LQR the best policy has an expected
+# return of -0.499; a mean of 100 episodes scatters around it by about 0.04, so a score may lie above it.
 #
 # <!-- scores: ddpg_pendulum td3_pendulum sac_pendulum tqc_pendulum ddpg_lqr sac_lqr sac_halfcheetah td3_halfcheetah tqc_halfcheetah crossq_halfcheetah redq_halfcheetah sac_hopper td3_hopper tqc_hopper crossq_hopper redq_hopper sac_walker2d td3_walker2d tqc_walker2d crossq_walker2d redq_walker2d -->
 #

@@ -494,7 +494,7 @@ for number in (1e-3, 1e-40):
 # |---|---|---|---|
 # | plain loop | nothing | you see every line | to learn, for odd optimizers |
 # | `compile_update(..., compile=False)` | nothing | clipping, Adam, targets in a few operations | always |
-# | `compile_update(..., compile=True)` | seconds, once per shape of batch | the whole step is one function | from a few thousand to some ten thousand steps on: divide, as above |
+# | `compile_update(..., compile=True)` | seconds, once per shape of batch | the whole step is one function | pays after a few thousand to some tens of thousands of steps: divide, as above |
 # | `Collector(..., compile=True)` | seconds, once | policy (and native environments) in one function | long runs |
 #
 # On a GPU the compiled step is recorded a second time, as a CUDA graph, which replays it without asking Python at all. A last batch that is smaller than the others has

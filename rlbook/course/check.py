@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rlbook.course.diagnose import Verdict, judge, printed_row
 from rlbook.course.exercise import Exercise, find_exercise
 from rlbook.errors import ConfigError, RLBookError, explain
 from rlbook.widgets._front import in_kernel
+from rlbook.widgets._text import plain, rich
 
 LOOK = {"solved": ("\N{CHECK MARK}", "#1a7f37"), "open": ("\N{WHITE CIRCLE}", "#9a6700"), "wrong": ("\N{BALLOT X}", "#bc4c00")}
 """Sign and color of each state; the words say the same."""
@@ -112,7 +112,11 @@ class Report:
         width = max((len(name) for name, _ in self.example), default=0)
         rows = [f"    {name:<{width}}  {value}" for name, value in self.example]
         return "\n".join(
-            [f"{LOOK[self.state][0]} {self.exercise.name}: {self.says}", *rows, *(f"  {line}" for line in self.lines())]
+            [
+                f"{LOOK[self.state][0]} {self.exercise.name}: {plain(self.says)}",
+                *rows,
+                *(f"  {plain(line)}" for line in self.lines()),
+            ]
         )
 
     def html(self) -> str:
@@ -124,8 +128,8 @@ class Report:
             for name, value in self.example
         )
         table = f'<table style="margin:.4em 0 0;font-size:.92em">{"".join(rows)}</table>' if self.example else ""
-        lines = "".join(f'<div style="margin-top:.3em;opacity:.85">{markup(line)}</div>' for line in self.lines())
-        head = f'<b style="color:{color}">{sign} {escape(self.exercise.name)}</b>&ensp;{markup(self.says)}'
+        lines = "".join(f'<div style="margin-top:.3em;opacity:.85">{rich(line)}</div>' for line in self.lines())
+        head = f'<b style="color:{color}">{sign} {escape(self.exercise.name)}</b>&ensp;{rich(self.says)}'
         frame = f"border-left:4px solid {color};padding:.4em .9em;margin:.2em 0;line-height:1.5;max-width:48em"
         return f'<div role="status" style="{frame}"><div>{head}</div>{table}{lines}</div>'
 
@@ -137,8 +141,3 @@ class Report:
             publish_display_data({"text/plain": self.text(), "text/html": self.html()})
         else:
             sys.stdout.write(f"{self.text()}\n")
-
-
-def markup(text: str) -> str:
-    """Turn `code` into HTML."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Number
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -39,6 +41,8 @@ def judge(function: Function, exercise: Exercise) -> Verdict:
         Unsolved, Trouble: see :func:`~rlbook.course.attempt.attempt`.
     """
     cases = list(exercise.cases())
+    # the reference goes first: what it loads when it is first called must not count as the learner's time
+    want = [] if exercise.goal else [outcome_of(exercise.reference, exercise, arguments) for _, arguments in cases]
     got = [attempt(function, exercise, arguments) for _, arguments in cases]
     printed = printed_row(got[0].printed)
     if exercise.goal is not None:
@@ -46,9 +50,11 @@ def judge(function: Function, exercise: Exercise) -> Verdict:
         if not missing:
             return Verdict(True, "Goal reached.", printed)
         return Verdict(False, name_mistake(exercise, cases, got) or missing, printed)
-    want = [outcome_of(exercise.reference, exercise, arguments) for _, arguments in cases]
     wrong = [i for i in range(len(cases)) if not same(got[i], want[i])]
     if not wrong:
+        refused = refused_by_compiler(function, exercise) if exercise.compiled else ""
+        if refused:
+            return Verdict(False, refused, printed)
         return Verdict(True, f"Right, on {len(cases)} random inputs.", printed)
     first = wrong[0]
     example = tuple(example_rows(exercise, cases[first][1], got[first], want[first]))
@@ -58,6 +64,23 @@ def judge(function: Function, exercise: Exercise) -> Verdict:
     if not says:
         says = f"{first_difference(got[first], want[first])} {where_right(cases, wrong)}".strip()
     return Verdict(False, says, (*example, *printed))
+
+
+def refused_by_compiler(function: Function, exercise: Exercise) -> str:
+    """Say why ``torch.compile`` cannot record a function as one graph; "" if it can."""
+    recorded = torch.compile(function, fullgraph=True, backend="aot_eager")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for arguments in exercise.draw(0).values():
+                recorded(*arguments)
+    except Exception as error:
+        return (
+            "The numbers are right, but the lesson compiles this later, and `torch.compile` cannot record it "
+            f"({type(error).__name__}). Leave out `print`, and whatever makes a Python number of a tensor: `.item()`, `if`, "
+            "`torch.full_like`, or `.clamp` and `.clip` with a number at one end and a tensor at the other."
+        )
+    return ""
 
 
 def name_mistake(exercise: Exercise, cases: list[Case], got: list[Outcome], with_gradients: bool = True) -> str:
@@ -106,7 +129,8 @@ def difference(got: Any, want: Any, what: str = "What it returns") -> str:
     """Say how one output differs in kind, shape or dtype; "" if only its numbers do."""
     if isinstance(want, tuple):
         if not isinstance(got, tuple | list) or len(got) != len(want):
-            return f"{what} must be {len(want)} things, `return a, b`; it is {describe(got)}."
+            names = ", ".join(ascii_lowercase[: len(want)])
+            return f"{what} must be {len(want)} things, `return {names}`; it is {describe(got)}."
         return next(
             filter(None, (difference(g, w, f"Output {i}") for i, (g, w) in enumerate(zip(got, want, strict=True), 1))), ""
         )

@@ -48,6 +48,8 @@ class Exercise:
     """Shown one after the other, each time the learner asks again."""
     gradients: bool = False
     """Compare the gradients of the floating arguments too."""
+    compiled: bool = False
+    """The lesson compiles it later, so ``torch.compile`` must be able to record it as one graph."""
     goal: Callable[[Function], str] | None = field(default=None)
     """For a task with many right answers: returns what is missing, "" when the goal is reached. Outputs are not compared then."""
 

@@ -217,12 +217,7 @@ class Loss(nn.Module):
             held[name].fill_(number)
 
 
-RANGES = {
-    "gamma": (0.0, 1.0),
-    "clip_eps": (0.0, 1.0),
-    "target_entropy": (-math.inf, math.inf),
-    "log_alpha": (-math.inf, math.inf),
-}
+RANGES = {"gamma": (0.0, 1.0), "target_entropy": (-math.inf, math.inf), "log_alpha": (-math.inf, math.inf)}
 """The least and the greatest value of a hyper-parameter; others are weights and widths, which are not negative."""
 
 

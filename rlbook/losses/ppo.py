@@ -41,7 +41,7 @@ class PPOLoss(OnPolicyLoss):
     Args:
         actor: has ``dist(batch)`` and ``in_keys``; trained by ``loss_actor`` and ``loss_entropy``.
         value: has ``value(batch)`` and ``in_keys``; trained by ``loss_value``. None for a loss without critic.
-        clip_eps: :math:`\epsilon`, in (0, 1).
+        clip_eps: :math:`\epsilon`, usually 0.1 to 0.3; a huge one clips nothing.
         entropy_coef: :math:`c_e`.
         value_coef: :math:`c_v`.
         normalize_advantage: give the advantages of each batch mean 0 and standard deviation 1.

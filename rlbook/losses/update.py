@@ -80,7 +80,7 @@ def compile_update(
             process group of it. Weights and targets become those of the first process, gradients are averaged before they are
             clipped. With shares of one size that is the step of one process on the whole batch, where the loss is a mean over
             rows. Metrics, running statistics and random numbers stay each process's own: seed them differently.
-        compile: compile the step (10 to 30 s for the first batch of each shape, 2 to 5 with inductor's cache). With False the
+        compile: compile the step (10 to 40 s for the first batch of each shape, 2 to 5 with inductor's cache). With False the
             same step runs eagerly.
 
     Compiled code is the loss as it was at the first batch: hyper-parameters and learning rates stay live, other attributes do
@@ -472,6 +472,8 @@ class Update:
 
 def leaves_of(entries: Mapping[Key, Any]) -> dict[Key, Tensor]:
     """Return the tensors of a batch by key; actions may be dictionaries of them."""
+    if all(isinstance(value, Tensor) for value in entries.values()):
+        return dict(entries)
     found: dict[Key, Tensor] = {}
     for key, value in entries.items():
         parts = value.items(True, True) if isinstance(value, TensorDictBase) else [((), value)]

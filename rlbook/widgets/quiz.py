@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, ClassVar
 
 from rlbook.errors import ConfigError, explain
 from rlbook.widgets._front import Bundle, View
+from rlbook.widgets._text import plain, rich
 
 
 class Quiz(View):
     """A question with one right answer, and an explanation for each option.
 
     Args:
-        question: the question; ``backticks`` mark code, here and below.
+        question: the question; `backticks` mark code and *asterisks* emphasis, here and below.
         options: what to choose from.
         answer: the right option: its text or its position.
         explain: why an option is right or wrong, by its text or its position.
@@ -75,9 +74,9 @@ class Quiz(View):
 
     def _config(self) -> dict[str, Any]:
         return {
-            "question": _rich(self.question),
-            "options": [_rich(option) for option in self.options],
-            "notes": [_rich(self._notes.get(i, "")) for i in range(len(self.options))],
+            "question": rich(self.question),
+            "options": [rich(option) for option in self.options],
+            "notes": [rich(self._notes.get(i, "")) for i in range(len(self.options))],
             "answer": self._answer,
         }
 
@@ -91,19 +90,14 @@ class Quiz(View):
         self._tell()
 
     def _still(self) -> Bundle:
-        options = "".join(f"<li>{_rich(option)}</li>" for option in self.options)
+        options = "".join(f"<li>{rich(option)}</li>" for option in self.options)
         note = self._notes.get(self._answer, "")
-        folded = f"<details><summary>Answer</summary><b>{_rich(self.options[self._answer])}</b> {_rich(note)}</details>"
-        return {"text/plain": repr(self), "text/html": f"<b>{_rich(self.question)}</b><ul>{options}</ul>{folded}"}, {}
+        folded = f"<details><summary>Answer</summary><b>{rich(self.options[self._answer])}</b> {rich(note)}</details>"
+        return {"text/plain": repr(self), "text/html": f"<b>{rich(self.question)}</b><ul>{options}</ul>{folded}"}, {}
 
     def __repr__(self) -> str:
-        lines = [f"  ({chr(97 + i)}) {option}" for i, option in enumerate(self.options)]
-        return "\n".join([self.question, *lines])
-
-
-def _rich(text: str) -> str:
-    """Escape a text for HTML; what stands in backticks becomes code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+        lines = [f"  ({chr(97 + i)}) {plain(option)}" for i, option in enumerate(self.options)]
+        return "\n".join([plain(self.question), *lines])
 
 
 def _check_options(options: Sequence[str]) -> None:

@@ -16,7 +16,10 @@ from rlbook.course import CourseError, attempt, check, find_exercise
 from rlbook.course import check as check_module
 from rlbook.course.attempt import is_stub
 from rlbook.course.check import examine
-from rlbook.errors import ConfigError
+from rlbook.course.diagnose import judge
+from rlbook.course.exercise import Exercise
+from rlbook.envs import CartPole
+from rlbook.errors import ConfigError, PolicyError
 from rlbook.functional import importance_ratio, ppo_clip_loss
 
 RETURN = find_exercise("discounted_return")
@@ -209,6 +212,20 @@ def test_the_clock_of_a_fast_function_never_rings_later(monkeypatch):
         pass
 
 
+def test_what_the_reference_loads_when_first_called_does_not_count(monkeypatch):
+    monkeypatch.setattr(attempt, "LIMIT_S", 0.5)
+    loaded = []
+
+    def reference(x):
+        if not loaded:
+            time.sleep(1.0)
+            loaded.append("a compiler")
+        return 2 * x
+
+    exercise = Exercise(name="double", reference=reference, inputs=lambda _: {"a number": (3.0,)}, mistakes={})
+    assert judge(lambda x: reference(x), exercise).right
+
+
 def test_endless_recursion_is_told():
     def recursive(rewards, gamma):
         return recursive(rewards, gamma)
@@ -313,9 +330,85 @@ def test_a_policy_must_return_an_action(action, message):
     assert message in text
 
 
+WEIGHT = find_exercise("awr_weight")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b, m: (a / b).exp().clip(0, m),
+        lambda a, b, m: (a / b).exp().clamp(min=0.0, max=m),
+        lambda a, b, m: torch.minimum((a / b).exp(), torch.full_like(a, m)),
+    ],
+)
+def test_an_answer_that_the_lesson_cannot_compile_is_not_right(function):
+    assert "`torch.compile` cannot record it" in says(WEIGHT, function)
+
+
+def test_an_answer_that_prints_is_not_right_where_the_lesson_compiles_it():
+    def prints(advantage, beta, max_weight):
+        print("here")
+        return WEIGHT.reference(advantage, beta, max_weight)
+
+    assert "Leave out `print`" in says(WEIGHT, prints)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a, b, m: torch.exp(a / b).clip(max=m),
+        lambda a, b, m: torch.where((a / b).exp() > m, m, (a / b).exp()),
+        lambda a, b, m: torch.minimum((a / b).exp(), torch.as_tensor(m)),
+    ],
+)
+def test_other_ways_of_writing_the_weight_are_right(function):
+    assert check("awr_weight", function) is function
+
+
+def test_what_several_outputs_look_like_is_told():
+    assert "must be 3 things, `return a, b, c`; it is" in says(find_exercise("adam_step"), lambda v, g, m, s, t, lr: v)
+
+
+RULE = "an action is the integer 0 or 1: put `int(...)` around it."
+
+
+@pytest.mark.parametrize(
+    "cast, message",
+    [
+        (bool, f"It returns True or False; {RULE}"),
+        (np.bool_, f"It returns True or False; {RULE}"),
+        (lambda up: up, f"It returns True or False; {RULE}"),
+        (float, f"It returns 1.0 as float; {RULE}"),
+        (lambda up: up.float(), f"It returns 1.0 as float32; {RULE}"),
+        (np.int32, f"It returns 1 as int32; {RULE}"),
+        (lambda up: [1], "An action is 0 (push left) or 1 (push right); it returns a list. Return the number itself."),
+        (
+            lambda up: up.long().reshape(1),
+            "An action is 0 (push left) or 1 (push right); it returns an array of shape [1]. Put `int(...)` around it.",
+        ),
+    ],
+)
+def test_a_policy_must_return_an_integer_as_the_next_cell_takes_nothing_else(cast, message):
+    def policy(observation):
+        return cast(observation[2] + 0.5 * observation[3] > -9)
+
+    assert says(find_exercise("my_policy"), policy).startswith(message)
+    with pytest.raises(PolicyError, match="action"):
+        CartPole(seed=0).rollout(3, policy)
+
+
+@pytest.mark.parametrize("cast", [int, np.int64, torch.Tensor.long, lambda up: np.array(int(up))])
+def test_a_policy_that_passes_is_taken_by_the_next_cell(cast):
+    def policy(observation):
+        return cast(observation[2] + 0.5 * observation[3] > 0)
+
+    assert check("my_policy", policy) is policy
+    assert len(CartPole(seed=0).rollout(3, policy)) == 3
+
+
 def test_another_policy_that_reaches_the_goal_is_right():
     def angular_velocity(observation):
-        return observation[3] > 0
+        return int(observation[3] > 0)
 
     assert check("my_policy", angular_velocity) is angular_velocity
 
@@ -326,6 +419,13 @@ def test_the_html_escapes_what_the_learner_wrote_and_marks_code_up():
     assert "<script>" not in html
     report = examine(RETURN, lambda rewards, gamma: "<b>")
     assert "a <code>str</code>" in report.html()
+
+
+def test_emphasis_is_set_in_html_and_left_out_in_text():
+    mistake = next(mistake for message, mistake in find_exercise("gae").mistakes.items() if "*better*" in message)
+    report = examine(find_exercise("gae"), mistake)
+    assert "how much <em>better</em> than expected" in report.html()
+    assert "how much better than expected" in report.text()
 
 
 def test_text_and_html_say_the_same():

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from rlbook.course import all_exercises, all_questions, ask, check, find_exercise
 from rlbook.course.attempt import Trouble
@@ -76,7 +77,7 @@ def test_lists_arrays_and_text():
     terms = find_exercise("awr_terms")
     assert judge(lambda log_prob, weight, value, target: list(terms.reference(log_prob, weight, value, target)), terms).right
     policy = find_exercise("my_policy")
-    for wrong in (lambda o: o > 0, lambda o: np.array([1, 0])):
+    for wrong in (lambda o: o > 0, lambda o: np.array([1, 0]), lambda o: torch.zeros(2)):
         with pytest.raises(Trouble, match=r"An action is 0 .* it returns an array of shape"):
             judge(wrong, policy)
     total = find_exercise("discounted_return")

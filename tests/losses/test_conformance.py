@@ -190,8 +190,7 @@ def test_a_hyper_parameter_is_a_number(value):
     [
         ("gamma", 99.0, r"gamma must be in \[0, 1\]; got 99.0. Pass for example gamma=0.99"),
         ("gamma", -0.1, r"gamma must be in \[0, 1\]"),
-        ("clip_eps", -0.2, r"clip_eps must be in \[0, 1\]; got -0.2"),
-        ("value_coef", -0.2, "value_coef must be at least 0; got -0.2"),
+        ("clip_eps", -0.2, "clip_eps must be at least 0; got -0.2"),
     ],
 )
 def test_a_hyper_parameter_is_in_its_range(name, value, match):

@@ -65,6 +65,22 @@ def test_the_page_gets_escaped_text():
     assert config["notes"] == ["", "&lt;i&gt;"]
 
 
+@pytest.mark.parametrize(
+    "text, html, terminal",
+    [
+        ("the *next* step", "the <em>next</em> step", "the next step"),
+        ("*not* `a * b * c`, *twice*", "<em>not</em> <code>a * b * c</code>, <em>twice</em>", "not `a * b * c`, twice"),
+        ("2 * 3 * 4, a*b*c and x**2 + y**2", "2 * 3 * 4, a*b*c and x**2 + y**2", "2 * 3 * 4, a*b*c and x**2 + y**2"),
+        ("*args, and **options", "*args, and **options", "*args, and **options"),
+    ],
+)
+def test_asterisks_are_emphasis_outside_code(text, html, terminal):
+    asked = quiz(question=text)
+    assert asked._config()["question"] == html
+    assert asked._still()[0]["text/html"].startswith(f"<b>{html}</b>")
+    assert repr(asked).splitlines()[0] == terminal
+
+
 def test_a_saved_notebook_folds_the_answer():
     data, _ = quiz()._still()
     before, after = data["text/html"].split("<details>")

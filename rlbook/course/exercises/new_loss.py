@@ -20,6 +20,7 @@ def _advantages(generator: torch.Generator) -> dict[str, Arguments]:
         "beta is 2": draw(2.0, 20.0),
         "beta is 0.3 and the weights are cut at 5": draw(0.3, 5.0),
         "the batch is [2, 3]": (torch.randn(2, 3, generator=generator), 0.5, 3.0),
+        "beta and max_weight are tensors, as in the class": tuple(torch.as_tensor(x) for x in draw(0.4, 4.0)),
     }
 
 
@@ -68,6 +69,7 @@ AWR_WEIGHT = Exercise(
     name="awr_weight",
     reference=awr_weight,
     inputs=_advantages,
+    compiled=True,
     mistakes={
         "You cut nothing: one lucky step would outweigh all the others. Use `.clamp(max=max_weight)`.": lambda a, b, m: (
             a / b
@@ -91,6 +93,7 @@ AWR_TERMS = Exercise(
     reference=awr_terms,
     inputs=_predictions,
     gradients=True,
+    compiled=True,
     mistakes={
         "The sign of the first term: a loss falls, and the log-probability of good actions is to rise.": lambda lp, w, v, g: (
             (w * lp).mean(),
@@ -153,13 +156,15 @@ QUESTIONS = [
             "Nothing: the second term corrects it": (
                 "The two are added. At the minimum of the sum the critic is not where the second term alone is least."
             ),
-            "It pushes the critic away from the returns": (
-                "`-A log pi` depends on `V` through `A`, so its gradient moves the critic to where the actor's term is small, "
-                "without an error or a warning. That is why the routing of gradients needs a test."
+            "It raises every value, whatever the return was": (
+                "`-A log pi = (V - G) log pi`, so its derivative with respect to `V` is `log pi`. That is negative: each step "
+                "raises `V`, most of all for unlikely actions, without an error or a warning. That is why the routing of "
+                "gradients needs a test."
             ),
+            "It brings `V(s)` nearer to `G`": "That is what the second term does. `G` does not occur in this gradient.",
             "PyTorch raises an error": "It is a legal computation; that is what makes the mistake expensive.",
         },
-        answer="It pushes the critic away from the returns",
+        answer="It raises every value, whatever the return was",
     ),
     Question(
         name="which test",

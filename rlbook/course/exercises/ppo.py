@@ -96,6 +96,14 @@ def _always(terminated: Tensor, done: Tensor) -> Tensor:
     return torch.ones_like(done)
 
 
+def _terminated(terminated: Tensor, done: Tensor) -> Tensor:
+    return terminated
+
+
+def _done(terminated: Tensor, done: Tensor) -> Tensor:
+    return done
+
+
 def _not_terminated(terminated: Tensor, done: Tensor) -> Tensor:
     return ~terminated
 
@@ -228,6 +236,11 @@ GAE = Exercise(
         "You mixed the flags up: `terminated` cuts the bootstrap, `done` cuts the recursion.": partial(
             _gae, bootstrap=_not_done, carry=_not_terminated
         ),
+        "You use neither flag: `next_value` does not count where `terminated`, nor `A_{t+1}` where `done`.": partial(
+            _gae, bootstrap=_always, carry=_always
+        ),
+        "Your flags are upside down: `next_value` counts where *not* `terminated`, and `A_{t+1}` where *not* `done`. "
+        "Negate them with `~`.": partial(_gae, bootstrap=_terminated, carry=_done),
         "You forgot lambda in the recursion: the factor is `gamma * gae_lambda`.": partial(_gae, decay=lambda gamma, _: gamma),
         "You forgot gamma in the recursion: the factor is `gamma * gae_lambda`.": partial(_gae, decay=lambda _, lambda_: lambda_),
         "You return the TD errors alone: add `gamma * gae_lambda` times the advantage that follows.": partial(
@@ -295,6 +308,9 @@ PPO_LOSS = Exercise(
         ),
         "You forgot the value loss: the critic would never learn.": partial(_total, critic=0.0),
         "You forgot the entropy bonus.": partial(_total, bonus=0.0),
+        "The coefficients are exchanged: `value_coef` is for the value loss, `entropy_coef` for the entropy.": (
+            lambda c, v, t, e, value_coef, entropy_coef: ppo_loss(c, v, t, e, entropy_coef, value_coef)
+        ),
         "You forgot to multiply the value loss by `value_coef`.": lambda c, v, t, e, _, coef: ppo_loss(c, v, t, e, 1.0, coef),
         "You forgot to multiply the entropy by `entropy_coef`.": lambda c, v, t, e, coef, _: ppo_loss(c, v, t, e, coef, 1.0),
         "You forgot the square: errors above and below cancel.": partial(_total, error=lambda x: x),

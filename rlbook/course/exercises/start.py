@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,14 +42,30 @@ def balances(policy: Function) -> str:
 
 
 def _action(x: Any) -> int:
-    if hasattr(x, "item"):  # a tensor or an array
-        x = x.item() if math.prod(x.shape) == 1 else list(x.shape)
-    if x not in (0, 1):
-        from rlbook.course.attempt import Trouble
+    """Return an action. The environment takes nothing but an integer, so nothing else may pass here."""
+    from rlbook.course.attempt import Trouble
 
-        got = f"an array of shape {x}" if isinstance(x, list) else repr(x)
-        raise Trouble(f"An action is 0 (push left) or 1 (push right); it returns {got}.")
-    return int(x)
+    actions, ask_int = (
+        "An action is 0 (push left) or 1 (push right)",
+        "an action is the integer 0 or 1: put `int(...)` around it.",
+    )
+    if isinstance(x, list | tuple):
+        raise Trouble(f"{actions}; it returns a {type(x).__name__}. Return the number itself.")
+    try:
+        action = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise Trouble(f"{actions}; it returns {x!r}.") from None
+    if action.ndim:
+        advice = " Put `int(...)` around it." if action.numel() == 1 else ""
+        raise Trouble(f"{actions}; it returns an array of shape {list(action.shape)}.{advice}")
+    if action.dtype == torch.bool:
+        raise Trouble(f"It returns True or False; {ask_int}")
+    if action.item() not in (0, 1):
+        raise Trouble(f"{actions}; it returns {action.item()}.")
+    if action.dtype != torch.int64:
+        dtype = type(x).__name__ if isinstance(x, float) else str(action.dtype).removeprefix("torch.")
+        raise Trouble(f"It returns {action.item()} as {dtype}; {ask_int}")
+    return int(action)
 
 
 def _observations(generator: torch.Generator) -> dict[str, Arguments]:
