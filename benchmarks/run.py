@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("items", nargs="*", metavar="item", help=f"{', '.join(ITEMS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="few and short repeats; prints, but publishes nothing")
-    parser.add_argument("--repeats", type=int, default=None, help=f"repeats of every contender ({Settings.repeats})")
+    parser.add_argument(
+        "--repeats", type=int, default=None, help=f"repeats of every contender ({Settings.repeats}, or a case's own)"
+    )
     parser.add_argument("--output", type=Path, default=None, help="folder of the JSON files and the page (benchmarks/results)")
     options = parser.parse_args(arguments)
     unknown = [item for item in options.items if item not in ITEMS]
@@ -58,7 +61,7 @@ def run(item: str, options: argparse.Namespace) -> None:
     outcomes = []
     for case in module.cases("quick" if options.quick else "full"):
         torch.compiler.reset()  # shapes seen in one case shall not make the next one's code "dynamic"
-        outcomes.append(measure(case, settings))
+        outcomes.append(measure(case if options.repeats is None else replace(case, repeats=options.repeats), settings))
     command = " ".join(["python -m benchmarks.run", item, *(["--quick"] if options.quick else [])])
     if options.repeats is not None:
         command += f" --repeats {options.repeats}"

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe.add_argument("--threads", type=_positive, default=1, help="threads of torch; small networks are fastest with 1")
         recipe.add_argument("--save", metavar="FILE", help="write a checkpoint there every minute, when stopped, and at the end")
         recipe.add_argument("--resume", action="store_true", help="go on from the checkpoint of --save, if there is one")
-        _add_fields(recipe, config)
+        _add_fields(recipe, config, agent.unused)
     arguments = vars(parser.parse_args(argv))
     torch.set_num_threads(arguments.pop("threads"))
     agent_class, config_class = RECIPES[arguments.pop("recipe")]
@@ -51,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except RLBookError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nStopped.", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     seconds = time.perf_counter() - start
     if not last:
         print(f"{config.env}: nothing left to do after {begun} frames. Train longer with --total-frames.")
@@ -88,7 +88,7 @@ def _unwritable(path: str) -> str:
 
 
 def _saving(agent: Any, path: str) -> Iterator[dict[str, float]]:
-    """Train, and write a checkpoint every minute, after the round in which Ctrl-C came, and at the end."""
+    """Train, and write a checkpoint every minute, after the round in which Ctrl-C or SIGTERM came, and at the end."""
     saved = time.monotonic()
     with _patient(agent.interrupts):
         for metrics in agent.train():
@@ -96,31 +96,35 @@ def _saving(agent: Any, path: str) -> Iterator[dict[str, float]]:
                 agent.save(path)
                 saved = time.monotonic()
             if agent.interrupts:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(*agent.interrupts[:1])
             yield metrics
         agent.save(path)
 
 
 @contextmanager
 def _patient(came: list[int]) -> Iterator[None]:
-    """Note the first Ctrl-C, so that the round can end; the second stops at once."""
+    """Note the first Ctrl-C or SIGTERM, so that the round can end; the second stops at once."""
 
     def note(number: int, frame: Any) -> None:
         came.append(number)
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
-def _add_fields(parser: argparse.ArgumentParser, config: Any) -> None:
-    """Offer every field of a recipe's config as an option."""
+def _add_fields(parser: argparse.ArgumentParser, config: Any, unused: Collection[str]) -> None:
+    """Offer every field of a recipe's config as an option, but for those without effect."""
     hints = get_type_hints(config)
     for field in dataclasses.fields(config):
-        if field.name == "env":
+        if field.name == "env" or field.name in unused:
             continue
         flag, default, hint = f"--{field.name.replace('_', '-')}", field.default, hints[field.name]
         options: dict[str, Any] = {"default": default, "help": f"default {default}"}

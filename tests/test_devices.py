@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from losses.cases import CASES
@@ -58,11 +60,25 @@ def test_recipes(name, gpu):
     assert all(value.is_cuda for value in agent.loss_fn.parameters())
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_go_on(name, gpu, tmp_path):
+    """A checkpoint is read to the CPU; what it holds meets the GPU's data again."""
+    settings: dict[str, Any] = {"device": "cuda", "learning_starts": 16, "log_every": 16, "updates": 1}
+    agent = small(name, **settings)
+    run(agent, 1)
+    agent.save(tmp_path / "run.pt")
+    expected = run(agent, 2)  # PPG: the second half of its phase, and the auxiliary one
+    again = small(name, **settings)
+    assert run(again.load(tmp_path / "run.pt"), 2) == expected
+    assert all(value.is_cuda for value in again.loss_fn.parameters())
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_an_update_does_not_wait(case, gpu):
     """While the GPU computes, the CPU prepares the next step."""
     loss_fn, batch = case.make().to("cuda"), case.batch().to("cuda")
     update = compile_update(loss_fn, torch.optim.Adam(loss_fn.parameters()), compile=False)
+    update(batch)  # the first batch is looked at
     gpu.waits.clear()
     metrics = [update(batch) for _ in range(3)]
     assert not gpu.waits

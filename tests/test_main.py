@@ -50,6 +50,14 @@ def test_help_lists_every_setting(capsys):
         assert field.name == "env" or f"--{field.name.replace('_', '-')}" in text
 
 
+def test_help_leaves_out_what_has_no_effect(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "crossq", "--help"])
+    text = capsys.readouterr().out
+    assert "--beta1" in text
+    assert "--tau" not in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,22 +108,24 @@ def test_saves_now_and_then(tmp_path, monkeypatch):
     assert saves == [256, 512, 512]
 
 
-def test_an_interrupt_saves_after_the_round(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_after_the_round(number, tmp_path, monkeypatch, capsys):
+    handler = signal.getsignal(number)
     path = tmp_path / "run.pt"
     rounds = []
 
     def interrupting(self, data, learn=EpisodeScore.__call__):
         rounds.append(len(rounds))
         if len(rounds) == 250:  # between two regular metrics, of which there is one every 1000 frames
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return learn(self, data)
 
     monkeypatch.setattr(EpisodeScore, "__call__", interrupting)
     options = ["sac", "Pendulum", "--num-cells", "8", "--total-frames", "400", "--learning-starts", "390"]
-    assert main(["train", *options, "--save", str(path)]) == 130
+    assert main(["train", *options, "--save", str(path)]) == 128 + number
     assert "Stopped." in capsys.readouterr().err
     assert load_checkpoint(path)["parts"]["collector"]["frames"] == 250
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is handler
     assert main(["train", *options, "--save", str(path), "--resume"]) == 0
     assert "Pendulum: 150 frames in" in capsys.readouterr().out
 

@@ -375,7 +375,8 @@ def cases(size: str = "full") -> Iterator[Case]:
     dqn = {RLBOOK: rlbook_dqn(False), COMPILED: rlbook_dqn(True), TORCHRL: torchrl_dqn(False)}
     dqn |= {TORCHRL_COMPILED: torchrl_dqn(True), SB3: sb3_of("DQN"), CLEANRL: lambda: cleanrl_dqn()}
     targets = [faster(COMPILED, 5, TORCHRL), faster(COMPILED, 2.5, TORCHRL_COMPILED), faster(COMPILED, 3.5, SB3), eager]
-    yield Case("DQN, batch of 128", "updates", BATCHES, _sized(dqn, size), targets, note)
+    huber = f"{note} SB3's loss is Huber's and it clips gradients, which the others do not."
+    yield Case("DQN, batch of 128", "updates", BATCHES, _sized(dqn, size), targets, huber)
     if size == "tiny":
         return
     sac = {RLBOOK: rlbook_sac(False), COMPILED: rlbook_sac(True), BF16: rlbook_sac(True, precision="bf16")}

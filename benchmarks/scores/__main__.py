@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from benchmarks.scores.items import ITEMS
-from benchmarks.scores.runner import Stopped, cache, lines, recorded, run, stoppable
+from benchmarks.scores.runner import Stopped, cache, lines, recorded, run, same_run, stoppable
 
 UNFINISHED = 75
 """Exit status of a run that was saved and left (EX_TEMPFAIL)."""
@@ -37,6 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="train seeds of one item")
     one.add_argument("items", nargs=1, metavar="item")
+    one.add_argument("--again", action="store_true", help="train a seed that is recorded too; its newest line counts")
     many = commands.add_parser("queue", help="work through items in the background")
     many.add_argument("items", nargs="+", metavar="item")
     many.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
@@ -51,15 +53,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in getattr(options, "items", []) if name not in ITEMS]
     if unknown:
         parser.error(f"no such item: {', '.join(unknown)}; there are {', '.join(ITEMS)}")
+    if getattr(options, "again", False) and len(options.seeds or ()) != 1:
+        parser.error("--again trains one seed again: say which, for example --seeds 3")
     return options
 
 
 def seeds_of(text: str) -> list[int]:
-    """Read ``0-4`` or ``0,2,5-6``."""
+    """Read ``0-4`` or ``0,2,5-6``.
+
+    Raises:
+        ArgumentTypeError: it is something else, as ``3-1`` is.
+    """
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
+        if not (found := re.fullmatch(r"(\d+)(?:-(\d+))?", part)) or int(found[2] or found[1]) < int(found[1]):
+            raise argparse.ArgumentTypeError(f"must be like 0-4 or 0,3; got {text!r}. A range begins with its smaller end.")
+        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
     return seeds
 
 
@@ -74,7 +83,7 @@ def run_command(options: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     try:
-        return 0 if run(item, seeds[0], options.budget) else UNFINISHED
+        return 0 if run(item, seeds[0], options.budget, again=options.again) else UNFINISHED
     except BlockingIOError:
         print(f"{item.name} seed {seeds[0]}: another process runs it", flush=True)
         return UNFINISHED
@@ -161,7 +170,7 @@ def status_command(options: argparse.Namespace) -> int:
 
     for item in ITEMS.values():
         done = recorded(item)
-        old = len(lines(item)) - len(done)
+        old = sum(not same_run(line, item) for line in lines(item))
         under_way = [path.stem.removeprefix("seed") for path in sorted((cache() / item.name).glob("seed*.pt"))]
         facts = [f"{len(done)} of {item.seeds} seeds"]
         facts += [f"under way: {', '.join(under_way)}"] if under_way else []

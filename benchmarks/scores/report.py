@@ -33,8 +33,10 @@ the background.
 **Final return** is the mean of the last training episodes of a run, with exploration; **greedy** the mean of {GREEDY_EPISODES}
 episodes without, after training. Over seeds: the interquartile mean with its 95% stratified bootstrap interval (Agarwal et al.
 2021), which is too narrow for few seeds; of fewer than 4 seeds the interquartile mean is the mean. Frames/s are environment steps
-per CPU second, compilation included, on a machine that did other work as well. A curve is the mean return of the last
-{CURVE_WINDOW} episodes: thin lines are seeds, the thick one is their interquartile mean, the band its interval.
+per CPU second, of the runs that were compiled, or were not, as the item's are now, if it has any; the machine did other work as
+well. Compilation counts, but lines that name no commit leave out what the compiler's own processes took of it. A curve is the
+mean return of the last {CURVE_WINDOW} episodes: thin lines are seeds, the thick one is their interquartile mean, the band its
+interval.
 
 Published scores are quoted as they stand, with the place. They come from other versions of an environment (MuJoCo v5, which is
 ours, changed rewards, observations and models since v4 and v2), average other episodes, and are of as many steps as each says.
@@ -76,7 +78,7 @@ def overview(items: Sequence[Item], found: dict[str, list[dict[str, Any]]]) -> l
     rows.append(["---", "---", "---:", "---:", "---:", "---:", "---", "---:"])
     for item in items:
         runs = found[item.name]
-        ours = [summary(runs, "final_return"), summary(runs, "greedy_return"), speed(runs)] if runs else ["", "", ""]
+        ours = [summary(runs, "final_return"), summary(runs, "greedy_return"), speed(timed(item, runs))] if runs else ["", "", ""]
         published = "; ".join(f"{entry.score} ({entry.who})" for entry in item.published)
         name = f"[{item.name}](#{item.name})" if runs else item.name
         rows.append([name, item.env, f"{item.frames:,}", f"{len(runs)} of {item.seeds}", *ours[:2], published, ours[2]])
@@ -107,7 +109,7 @@ def section(item: Item, runs: list[dict[str, Any]]) -> list[str]:
     rows += [[entry.who, entry.score, entry.source] for entry in item.published]
     newest = max(runs, key=lambda run: run["date"])
     versions = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
-    minutes = statistics.median(run["cpu_seconds"] for run in runs) / 60
+    minutes = statistics.median(run["cpu_seconds"] for run in timed(item, runs)) / 60
     where = f"{newest['machine']['cpu']}, Python {newest['machine']['python']}"
     return [
         f"## {item.name}",
@@ -135,6 +137,11 @@ def summary(runs: Sequence[dict[str, Any]], key: str) -> str:
         return middle
     low, high = stratified_bootstrap_interval(scores, generator=torch.Generator().manual_seed(0))
     return f"{middle} [{number(low.item())}, {number(high.item())}]"
+
+
+def timed(item: Item, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs that were compiled, or were not, as the item's are now; all of them, which are alike, if none was."""
+    return [run for run in runs if run["config"].get("compile", False) == item.compile] or list(runs)
 
 
 def speed(runs: Sequence[dict[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import machine, versions
+from benchmarks.report import commit, machine, versions
 from benchmarks.scores.item import Item
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,7 +41,10 @@ class Progress:
     wall: float = 0.0
     """Seconds of training, over all sittings."""
     cpu: float = 0.0
+    """CPU seconds, those of the compiler's processes too."""
     sittings: int = 0
+    commit: str | None = None
+    """Of the code of the last one."""
 
 
 class Stopped(Exception):
@@ -85,7 +88,7 @@ def append(line: dict[str, Any], item: Item, folder: Path = RESULTS) -> None:
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------------
-def run(item: Item, seed: int, budget: float = math.inf, folder: Path = RESULTS) -> bool:
+def run(item: Item, seed: int, budget: float = math.inf, folder: Path = RESULTS, *, again: bool = False) -> bool:
     """Train a seed, from its checkpoint if there is one; return whether it is finished.
 
     Args:
@@ -93,21 +96,22 @@ def run(item: Item, seed: int, budget: float = math.inf, folder: Path = RESULTS)
         seed: which seed.
         budget: seconds after which the run is saved and left.
         folder: where the results go.
+        again: train a seed that is recorded too; its newest line counts.
 
     Raises:
         BlockingIOError: another process runs this seed.
         Stopped: SIGTERM or Ctrl-C; the run was saved.
     """
-    if seed in recorded(item, folder):
+    if not again and seed in recorded(item, folder):
         return True
     path = cache() / item.name / f"seed{seed}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")), stoppable() as stop:
-        if seed in recorded(item, folder):  # by another process, since
+        if not again and seed in recorded(item, folder):  # by another process, since
             return True
         agent, progress = begin(item, seed, path)
         agent.interrupts = stop  # then each round yields
-        progress.sittings += 1
+        progress.sittings, progress.commit = progress.sittings + 1, commit()
         finished = train(agent, progress, item, path, budget, stop)
         if finished:
             append(line_of(item, seed, agent, progress), item, folder)
@@ -119,15 +123,19 @@ def run(item: Item, seed: int, budget: float = math.inf, folder: Path = RESULTS)
 
 def begin(item: Item, seed: int, path: Path) -> tuple[Any, Progress]:
     """Make the agent, and put it where its checkpoint is; one of other settings is left aside."""
-    from rlbook.errors import ConfigError
+    from rlbook.errors import ConfigError, explain
     from rlbook.recipes import RECIPES
     from rlbook.trainers import load_checkpoint
 
     recipe, config = RECIPES[item.recipe]
     agent, progress = recipe(config(**item.config(seed))), Progress()
     if path.exists():
-        saved = load_checkpoint(path)
         try:
+            saved = load_checkpoint(path)
+            frames = saved["agent"]["config"]["total_frames"]
+            if frames != item.frames:  # a run may be continued to another end: its schedules then went to the first one
+                fix = "What it had learnt is not what this run would have"
+                raise ConfigError(explain("A checkpoint's total_frames", f"the item's {item.frames}", f"{frames}", fix))
             agent.load_state_dict(saved["agent"])
             progress = Progress(**saved["progress"])
         except (ConfigError, KeyError, RuntimeError, ValueError) as error:
@@ -138,14 +146,14 @@ def begin(item: Item, seed: int, path: Path) -> tuple[Any, Progress]:
 
 def train(agent: Any, progress: Progress, item: Item, path: Path, budget: float, stop: list[int]) -> bool:
     """Train until the end, the budget or a signal; save now and then, and where it does not finish. Return whether it did."""
-    wall, cpu, last_saved, pause = time.monotonic(), time.process_time(), time.monotonic(), SAVE_SECONDS
+    wall, cpu, last_saved, pause = time.monotonic(), cpu_seconds(), time.monotonic(), SAVE_SECONDS
     begun = wall
     spacing = item.frames / POINTS
 
     def save() -> None:
         nonlocal wall, cpu
         progress.wall, wall = progress.wall + time.monotonic() - wall, time.monotonic()
-        progress.cpu, cpu = progress.cpu + time.process_time() - cpu, time.process_time()
+        progress.cpu, cpu = progress.cpu + cpu_seconds() - cpu, cpu_seconds()
 
     for metrics in agent.train():
         frames, returns = metrics["frames"], list(agent.episodes.returns)
@@ -163,6 +171,11 @@ def train(agent: Any, progress: Progress, item: Item, path: Path, budget: float,
             return False
     save()
     return True
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of those that it has waited for: the compiler starts some."""
+    return sum(os.times()[:4])
 
 
 def write(agent: Any, progress: Progress, path: Path) -> None:
@@ -192,6 +205,7 @@ def line_of(item: Item, seed: int, agent: Any, progress: Progress) -> dict[str, 
         "cpu_seconds": round(progress.cpu, 1),
         "sittings": progress.sittings,
         "command": f"python -m benchmarks.scores run {item.name} --seeds {seed}",
+        "commit": progress.commit,
         "machine": machine(),
         "versions": versions(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -23,6 +24,8 @@ from rlbook.trainers.evaluate import EpisodeScore, evaluate
 from rlbook.transforms import Compose, RewardNorm, RewardSum, TransformedEnv, VecNorm
 
 MAY_BE_ZERO = ("learning_starts", "burn_in", "drop", "eps_frames", "beta_frames")
+RANGES = {"anneal": (0, 1), "beta1": (0, 0.999), "entropy_share": (0, 1)}
+"""The least and the greatest value of numbers that nothing else checks; learning rates, all from 0 on, aside."""
 NO_QUANTITIES = (torch.uint8, torch.bool)
 MAY_CHANGE = ("total_frames", "stop_at", "device", "compile")
 """Settings that a continued run may change. What is annealed to zero at ``total_frames`` then falls to zero at the new one."""
@@ -49,13 +52,15 @@ class Recipe(ABC):
 
     actions: ClassVar[Literal["any", "discrete", "continuous"]] = "any"
     """What actions it can choose."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Settings that its config inherits and that have no effect on it."""
     env: Any
     actor: Any
     qvalue: Any
     collector: Collector
 
     def __init__(self, config: Any):
-        check_settings(config)
+        check_settings(config, self.unused)
         seed_everything(config.seed)
         self.config = config
         self.episodes = EpisodeScore()
@@ -118,7 +123,7 @@ class Recipe(ABC):
             norms = [part.frozen_view() for part in self.env.transform.parts() if isinstance(part, VecNorm)]
         env = make_env(config.env, min(10, episodes), seed=seed, device=getattr(config, "device", None))
         with TransformedEnv(env, Compose(*norms)) as env:
-            return evaluate(env, self.greedy, episodes)
+            return evaluate(env, self.greedy, episodes)[:episodes]
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -200,23 +205,15 @@ def numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: value.item() for name, value in metrics.items() if value.ndim == 0}
 
 
-def check_settings(config: Any) -> None:
-    """Raise ConfigError for settings that no run can have, whatever the recipe."""
+def check_settings(config: Any, unused: Collection[str] = ()) -> None:
+    """Raise ConfigError for settings that no run can have, whatever the recipe, and for changes to those that are ``unused``."""
     hints = get_type_hints(type(config))
     for field in fields(config):
         name, value, default = field.name, getattr(config, field.name), field.default
-        if value is None and type(None) in get_args(hints[name]):
-            continue
-        if get_origin(hints[name]) is Literal:
-            if value not in (able := get_args(hints[name])):
-                raise ConfigError(explain(name, f"one of {', '.join(able)}", repr(value), f"Pass for example {default!r}"))
-        elif isinstance(default, float):
-            rate = name.startswith("lr")
-            if not isinstance(value, int | float) or math.isnan(value) or (rate and not 0 <= value < math.inf):
-                expected = "a number from 0 on" if rate else "a number"
-                raise ConfigError(explain(name, expected, repr(value), f"Pass for example {name}={default}"))
-        elif isinstance(default, int) and not isinstance(default, bool) and name != "seed":
-            check_count(name, value, 0 if name in MAY_BE_ZERO else 1, example=max(1, default))
+        if name in unused and value != default:
+            raise ConfigError(explain(name, f"left at {default}", repr(value), f"It has no effect in {type(config).__name__}"))
+        if value is not None or type(None) not in get_args(hints[name]):
+            check_setting(name, value, default, hints[name])
     device = getattr(config, "device", "cpu")
     try:
         kind = torch.device(device).type
@@ -226,3 +223,24 @@ def check_settings(config: Any) -> None:
         raise ConfigError(
             explain("device", "a device of this machine", repr(device), "It has no GPU that torch can use: pass 'cpu'")
         )
+
+
+def check_setting(name: str, value: Any, default: Any, hint: Any) -> None:
+    """Raise ConfigError unless a setting is of the kind of its default, and in its range."""
+    example = f"Pass for example {name}={default!r}"
+    if get_origin(hint) is Literal:
+        if value not in (able := get_args(hint)):
+            raise ConfigError(explain(name, f"one of {', '.join(able)}", repr(value), example))
+    elif isinstance(default, float):
+        rate = "lr" in name.split("_")
+        low, high = (0, sys.float_info.max) if rate else RANGES.get(name, (-math.inf, math.inf))
+        if not isinstance(value, int | float) or not low <= value <= high:
+            expected = "a number from 0 on" if rate else f"in [{low}, {high}]" if name in RANGES else "a number"
+            raise ConfigError(explain(name, expected, repr(value), example))
+    elif isinstance(default, tuple):
+        if not isinstance(value, tuple | list):
+            raise ConfigError(explain(name, "sizes of layers", repr(value), example))
+        for place, size in enumerate(value):
+            check_count(f"{name}[{place}]", size, example=default[0])
+    elif isinstance(default, int) and not isinstance(default, bool) and name != "seed":
+        check_count(name, value, 0 if name in MAY_BE_ZERO else 1, example=max(1, default))

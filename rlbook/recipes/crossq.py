@@ -30,7 +30,7 @@ class CrossQ(SAC):
     """Batch normalisation across states and next states (Bhatt et al. 2024).
 
     Args:
-        config: the settings; ``tau`` has no effect.
+        config: the settings.
 
     Example:
         >>> small = {"num_cells": (32,), "critic_cells": (32,)}
@@ -40,6 +40,8 @@ class CrossQ(SAC):
         >>> metrics["frames"]
         300
     """
+
+    unused = ("tau",)
 
     def make_loss(self) -> CrossQLoss:
         """Return the loss, which holds actor and critics."""

@@ -35,6 +35,8 @@ class Munchausen(DQN):
         1280
     """
 
+    unused = ("double",)
+
     def make_loss(self) -> MunchausenLoss:
         """Return the loss, which holds the network."""
         config = self.config

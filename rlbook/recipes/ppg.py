@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
+from rlbook.errors import ConfigError, NonFiniteError, explain
 from rlbook.losses import PPGAuxiliaryLoss
 from rlbook.modules import MLP, ValueHead
 from rlbook.recipes.ppo import PPO, PPOConfig
@@ -48,6 +49,10 @@ class PPG(PPO):
 
     def __init__(self, config: PPGConfig):
         super().__init__(config)
+        rows = config.aux_every * config.frames_per_batch
+        if config.aux_minibatch_size > rows:
+            what, expected = "aux_minibatch_size", f"at most aux_every * frames_per_batch, {rows}"
+            raise ConfigError(explain(what, expected, repr(config.aux_minibatch_size), "Lower it, or raise one of these"))
         self.auxiliary = ValueHead(AuxiliaryHead(self.actor.net).to(config.device), self.actor.in_keys)
         self.aux_loss = PPGAuxiliaryLoss(self.actor, self.auxiliary, self.value, clone_coef=config.clone_coef)
         # PPO's update has made its parameters one vector: a second loss over them steps tensor by tensor, by hand.
@@ -58,7 +63,7 @@ class PPG(PPO):
         """Train like PPO, with an auxiliary phase now and then; yield the metrics of each round."""
         for metrics in super().train():
             if len(self.phase.rollouts) == self.config.aux_every:
-                metrics |= self.auxiliary_phase(self.phase.take())
+                metrics |= self.auxiliary_phase(self.phase.take(self.config.device))
             yield metrics
 
     def batches(self, data: TensorDictBase) -> Iterator[TensorDictBase]:
@@ -75,7 +80,10 @@ class PPG(PPO):
             self.aux_optimizer.zero_grad()
             out = self.aux_loss(batch)
             out["loss"].backward()
-            nn.utils.clip_grad_norm_(self.aux_loss.parameters(), config.max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(self.aux_loss.parameters(), config.max_grad_norm)
+            if not norm.isfinite():
+                fix = "Lower aux_lr, or look for huge or missing numbers in the observations"
+                raise NonFiniteError(explain("The gradient of the auxiliary phase", "finite", str(norm.item()), fix))
             self.aux_optimizer.step()
         return {name: out[name].item() for name in ("loss_auxiliary", "loss_clone", "kl")}
 
@@ -86,10 +94,10 @@ class Phase:
     def __init__(self) -> None:
         self.rollouts: list[TensorDictBase] = []
 
-    def take(self) -> TensorDictBase:
-        """Return all of them as one, and begin anew."""
-        data, self.rollouts = torch.cat(self.rollouts, dim=-1), []  # type: ignore[arg-type,call-overload]
-        return data  # type: ignore[return-value]
+    def take(self, device: str) -> TensorDictBase:
+        """Return all of them as one, and begin anew; those of a checkpoint were read to the CPU."""
+        rollouts, self.rollouts = [x.to(device) for x in self.rollouts], []
+        return torch.cat(rollouts, dim=-1)  # type: ignore[arg-type,call-overload,return-value]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rollouts."""

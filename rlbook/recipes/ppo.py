@@ -125,7 +125,8 @@ class PPO(Recipe):
             if config.anneal:
                 left = 1 - (self.frames - config.frames_per_batch) / config.total_frames
                 self.optimizer.param_groups[0]["lr"] = config.lr * left
-                self.loss_fn.clip_eps = config.clip_eps * (left if config.anneal_clip else 1)
+                if config.anneal_clip:
+                    self.loss_fn.clip_eps = config.clip_eps * left
             data = self.estimator(data)
             for batch in self.batches(data):
                 metrics = self.update(batch)

@@ -18,6 +18,8 @@ from rlbook.replay import minibatches
 class PPOKLConfig(PPOConfig):
     """Settings of :class:`PPOKL`: those of PPO, but for the clip."""
 
+    anneal_clip: bool = False
+    """There is none."""
     kl_coef: float = 1.0
     """Weight of the penalty at the start."""
     target_kl: float = 0.01
@@ -38,6 +40,7 @@ class PPOKL(PPO):
         2048
     """
 
+    unused = ("clip_eps", "anneal_clip")
     loss_fn: Any
 
     def make_loss(self) -> Any:

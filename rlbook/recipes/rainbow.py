@@ -42,6 +42,8 @@ class Rainbow(C51):
         1280
     """
 
+    unused = ("eps_end", "eps_frames")
+
     def make_loss(self) -> C51Loss:
         """Return the loss of a network with a dueling head and noisy layers."""
         config = self.config

@@ -94,7 +94,7 @@ class SAC(Recipe):
         self.actor = self.loss_fn.actor
         self.optimizer = self.make_optimizer()
         self.target = self.make_target()
-        every = {"loss_actor": config.actor_every, "loss_alpha": config.actor_every}
+        every = {term: config.actor_every for term in self.loss_fn.trains if term != "loss_value"}
         self.update = compile_update(self.loss_fn, self.optimizer, target=self.target, every=every, compile=config.compile)
         rows = min(config.buffer_size, config.total_frames + config.frames_per_batch)
         storage = TensorStorage(rows, config.device, in_keys=self.loss_fn.in_keys)

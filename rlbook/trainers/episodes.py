@@ -38,9 +38,9 @@ class WholeEpisodes:
     def __call__(self, data: TensorDictBase) -> TensorDict:
         """Take the next rollout ``[*, T]`` of a collector; return rows ``[B]`` with the return ``value_target``, maybe none."""
         data = data.copy()
-        data[keys.MASK] = torch.ones(data.batch_size, dtype=torch.bool, device=data.device)
-        if self._open is not None:
-            data = torch.cat([self._open, data], dim=-1)  # type: ignore[arg-type,call-overload]
+        data[keys.MASK] = torch.ones_like(data[keys.NEXT, keys.DONE])
+        if self._open is not None:  # on the CPU, where a checkpoint was read
+            data = torch.cat([self._open.to(data[keys.MASK].device), data], dim=-1)  # type: ignore[arg-type,call-overload]
         nxt: Any = data[keys.NEXT]
         done, new = nxt[keys.DONE], data[keys.MASK]
         ended = reward_to_go(done.float(), done, 1.0) > 0  # the episode of this step ends in these data

@@ -36,7 +36,8 @@ class EpisodeReturns:
         """Take the next rollout ``[*, T]``; return the returns of the episodes that end in it, in the order of their ends."""
         nxt: Any = data[keys.NEXT]
         reward, done = (nxt[key].movedim(-1, 0).reshape(nxt.shape[-1], -1) for key in (keys.REWARD, keys.DONE))
-        total = reward.double().cumsum(0) + self._running
+        running = torch.as_tensor(self._running, device=reward.device)  # a checkpoint's is on the CPU
+        total = reward.double().cumsum(0) + running
         before = torch.zeros_like(total[0])
         returns = []
         for t, i in done.nonzero().tolist():

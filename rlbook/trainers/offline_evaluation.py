@@ -165,7 +165,7 @@ class OfflineEvaluation:
     """The estimates of :func:`evaluate_offline`, and the numbers that say whether to believe them. Printed, it is a table."""
 
     estimates: dict[str, Estimate]
-    """``behavior`` is the mean return of the data; the others are of the target policy."""
+    """``behavior`` is the mean return of the data as they are, completed by nothing; the others are of the target policy."""
     contributions: dict[str, Contributions]
     """What each episode adds, for intervals of your own."""
     effective_sample_size: Tensor
@@ -236,20 +236,21 @@ def evaluate_offline(
     steps = _transitions(data, policy)
     behavior_log_prob = _behavior_log_prob(data, steps, behavior)
     log_prob = _in_chunks(lambda rows, action: policy.dist(rows).log_prob(action), steps.observation, steps.action)
-    reward = steps.reward.to(torch.float64, copy=True)
+    reward = steps.reward.double()
+    completed = reward.clone()
     index, mask = episode_index(steps.done)
     last = index.gather(-1, mask.sum(-1, keepdim=True) - 1).squeeze(-1)
     if fitted is not None and fitted.bootstrap:
         open_end = last[~steps.terminated.flatten()[last]]
-        reward[open_end] += gamma * fitted.state_value({k: x[open_end] for k, x in steps.following.items()}).double()
+        completed[open_end] += gamma * fitted.state_value({k: x[open_end] for k, x in steps.following.items()}).double()
     else:
         whole = steps.done.flatten()[last]
         index, mask = index[whole], mask[whole]
     if not len(index):
         fix = "Store longer rows, or pass a fitted Q that completes the episodes"
         raise ConfigError(explain("The data", "one with at least 2 whole episodes", "none that is done", fix))
-    episodes = (reward[index], log_prob.double()[index], behavior_log_prob.double()[index], mask, gamma)
-    contributions = {"behavior": importance_sampling(episodes[0], episodes[2], *episodes[2:])}
+    episodes = (completed[index], log_prob.double()[index], behavior_log_prob.double()[index], mask, gamma)
+    contributions = {"behavior": importance_sampling(reward[index], episodes[2], *episodes[2:])}
     for prefix, weighted in (("", False), ("W", True)):
         contributions[f"{prefix}IS"] = importance_sampling(*episodes, weighted=weighted)
         contributions[f"{prefix}PDIS"] = per_decision_importance_sampling(*episodes, weighted=weighted)

@@ -9,10 +9,11 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, run
 from benchmarks.harness import (
     Case,
     Outcome,
@@ -132,6 +133,15 @@ def measured_result() -> dict:
     contenders["absent"] = lambda: import_module("no_such_peer")
     case = case_of(contenders, targets=[faster("rlbook", 6, "peer"), faster("rlbook", 2, "absent")], note="A note.")
     return report.to_json("an_item", "What it is about.", [measure(case, TINY)], TINY, "python -m benchmarks.run an_item")
+
+
+@pytest.mark.parametrize(("flags", "repeats"), [([], 2), (["--repeats", "3"], 3)])
+def test_repeats_that_are_asked_for_count_in_every_case(flags, repeats, monkeypatch, tmp_path):
+    case = case_of({"rlbook": lambda: lambda: Sample(0.01)}, repeats=2)
+    monkeypatch.setattr(run, "import_module", lambda name: SimpleNamespace(cases=lambda size: [case]))
+    run.main(["gae", "--quick", "--output", str(tmp_path), *flags])
+    result = json.loads((tmp_path / "gae.json").read_text())
+    assert len(result["cases"][0]["contenders"]["rlbook"]["samples"]) == repeats
 
 
 def test_the_table_says_what_was_measured():

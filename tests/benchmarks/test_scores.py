@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.report import commit
 from benchmarks.scores import __main__ as cli
 from benchmarks.scores import report, runner
 from benchmarks.scores.item import Item, Published
@@ -59,6 +60,7 @@ def test_a_run_in_two_sittings_equals_one_in_one(tmp_path):
     assert not (tmp_path / "cache/tiny/seed1.pt").exists()
     (whole,), (parts,) = (runner.lines(TINY, tmp_path / name) for name in ("whole", "parts"))
     assert (whole.pop("sittings"), parts.pop("sittings")) == (1, 2)
+    assert whole["commit"] == commit()
     for clock in ("wall_seconds", "cpu_seconds"):
         assert whole.pop(clock) > 0
         assert parts.pop(clock) > 0
@@ -73,9 +75,13 @@ def test_a_run_in_two_sittings_equals_one_in_one(tmp_path):
 
 def test_what_is_recorded_is_not_run_again(tmp_path, monkeypatch):
     runner.append(line(), TINY, tmp_path)
-    monkeypatch.setattr(runner, "begin", None)
-    assert runner.run(TINY, 0, folder=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "begin", None)
+        assert runner.run(TINY, 0, folder=tmp_path)
     assert len(runner.lines(TINY, tmp_path)) == 1
+    assert runner.run(TINY, 0, folder=tmp_path, again=True)
+    first, newest = runner.lines(TINY, tmp_path)
+    assert first != newest == runner.recorded(TINY, tmp_path)[0]
 
 
 def test_lines_of_other_settings_do_not_count(tmp_path):
@@ -110,6 +116,29 @@ def test_a_checkpoint_of_other_settings_is_begun_anew(tmp_path, capsys):
     assert runner.run(other, 0, folder=tmp_path)
     assert "does not fit" in capsys.readouterr().out
     assert runner.lines(other, tmp_path)[0]["sittings"] == 1
+
+
+def test_a_checkpoint_of_another_length_is_begun_anew(tmp_path, capsys):
+    """A recipe may go on to another end, but the schedules that it has behind it went to the first one."""
+    runner.run(TINY, 0, budget=0.0, folder=tmp_path)
+    longer = replace(TINY, frames=2304)
+    assert runner.run(longer, 0, folder=tmp_path)
+    assert "does not fit (A checkpoint's total_frames must be the item's 2304; got 2048." in capsys.readouterr().out
+    assert runner.lines(longer, tmp_path)[0]["sittings"] == 1
+
+
+def test_half_a_checkpoint_is_begun_anew(tmp_path, capsys):
+    runner.run(TINY, 0, budget=0.0, folder=tmp_path)
+    path = tmp_path / "cache/tiny/seed0.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert runner.run(TINY, 0, folder=tmp_path)
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_the_processes_of_the_compiler_count():
+    before = runner.cpu_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
+    assert runner.cpu_seconds() > before + 0.05
 
 
 def test_a_signal_saves_and_stops(tmp_path):
@@ -190,6 +219,20 @@ def test_options(capsys):
     assert "no such item: alchemy; there are ppo_cartpole" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seeds", ["3-1", "a", "", "1-", "-1"])
+def test_seeds_that_are_none_show_the_usage(seeds, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["run", "ppo_cartpole", f"--seeds={seeds}"])
+    assert f"--seeds: must be like 0-4 or 0,3; got '{seeds}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds", "0-1"]])
+def test_one_seed_is_run_again(seeds, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["run", "ppo_cartpole", "--again", *seeds])
+    assert "--again trains one seed again" in capsys.readouterr().err
+
+
 def test_status_names_every_item(capsys, tmp_path):
     folder = tmp_path / "cache/ppo_acrobot"
     folder.mkdir(parents=True)
@@ -211,6 +254,10 @@ def test_the_page_says_what_was_recorded(tmp_path):
     assert "| Somebody, v0 | 1.0 ± 0.5 | a page |" in page
     assert "Settings: epochs=1, num_cells=(8,). A run takes 0.1 CPU minutes." in page
     assert "| 512 |" in page  # frames per CPU second
+    compiled = line(1, cpu_seconds=1.0)
+    compiled["config"]["compile"] = True
+    assert report.timed(TINY, [line(), compiled]) == [line()]
+    assert report.timed(TINY, [compiled]) == [compiled]
     size = (tmp_path / "images/tiny.png").stat().st_size
     assert 5_000 < size < 40_000
     assert not (tmp_path / "images/later.png").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ FAST = {"num_envs": 8, "frames_per_batch": 8, "learning_starts": 400, "num_cells
 def agent_of(name: str, env: str, **changes: Any) -> Any:
     recipe, config = RECIPES[name]
     settings = {**FAST, "lr": 3e-3, "lr_value": 1e-2, "tau": 0.05, **OWN.get(name, {}), **changes}
-    return recipe(config(env=env, **{key: value for key, value in settings.items() if hasattr(config(), key)}))
+    able = {field.name for field in fields(config)} - set(recipe.unused)
+    return recipe(config(env=env, **{key: value for key, value in settings.items() if key in able}))
 
 
 def last_of(agent: Any) -> dict[str, float]:
@@ -158,6 +160,15 @@ def test_the_ratio_of_updates_to_frames(monkeypatch):
     last_of(agent)
     assert len(terms) == 3 * (480 - 400) // 8
     assert sum("loss_actor" in each for each in terms) == len(terms) // 3
+
+
+@pytest.mark.parametrize(("name", "late"), [("sac", {"actor", "alpha"}), ("mpo", {"actor", "alpha", "temperature"})])
+def test_what_is_late_with_the_actor(name, late):
+    agent = agent_of(name, "Pendulum", total_frames=480, actor_every=3)
+    agent.buffer.extend(agent.collector.collect())
+    calls = [agent.update(agent.buffer.sample()).keys() for _ in range(3)]
+    terms = [{name.removeprefix("loss_") for name in names if name.startswith("loss_")} for names in calls]
+    assert terms == [{"value"}, {"value"}, {"value"} | late]
 
 
 class _Metrics(dict):

@@ -11,6 +11,7 @@ from toys import Constant
 
 from rlbook import CartPole
 from rlbook.envs.make import make_env
+from rlbook.errors import ConfigError, NonFiniteError
 from rlbook.estimators import GAE, VTrace
 from rlbook.losses import PPOKLLoss
 from rlbook.recipes import PPG, RECIPES, PPGConfig, Reinforce, ReinforceConfig
@@ -141,7 +142,23 @@ def test_the_auxiliary_phase_teaches_the_features_and_keeps_the_policy():
         list(agent.batches(agent.estimator(data)))
     shared, before = agent.actor.net[0].weight.detach().clone(), agent.actor.dist(data)
     values = agent.auxiliary.value(data).detach()
-    agent.auxiliary_phase(agent.phase.take())
+    agent.auxiliary_phase(agent.phase.take("cpu"))
     assert not torch.equal(agent.actor.net[0].weight, shared)  # the features have learnt
     assert (agent.auxiliary.value(data) - values).abs().mean() > 0.01
     assert before.kl(agent.actor.dist(data)).mean() < 0.005  # and the policy is what it was
+
+
+def test_a_gradient_of_the_auxiliary_phase_that_is_not_finite_is_not_taken():
+    agent = PPG(PPGConfig(env="CartPole", total_frames=256 * 16, aux_minibatch_size=256))
+    list(agent.batches(agent.estimator(agent.collector.collect()).clone()))
+    data = agent.phase.take("cpu")
+    data["value_target"][0, 0] = float("nan")
+    before = [parameter.clone() for parameter in agent.aux_loss.parameters()]
+    with pytest.raises(NonFiniteError, match=r"The gradient of the auxiliary phase must be finite; got nan\. Lower"):
+        agent.auxiliary_phase(data)
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.aux_loss.parameters(), strict=True))
+
+
+def test_an_auxiliary_minibatch_larger_than_its_phase_is_explained():
+    with pytest.raises(ConfigError, match=r"aux_minibatch_size must be at most aux_every \* frames_per_batch, 256; got 512"):
+        PPG(PPGConfig(env="CartPole", aux_every=1))

@@ -116,6 +116,7 @@ def test_normalize_trains_on_one_scale_and_scores_in_the_environments():
     assert last["loss_value"] < 5  # and its values would be in the hundreds
     returns = agent.evaluate(8, seed=3)
     assert torch.equal(returns, agent.evaluate(8, seed=3))
+    assert agent.evaluate(13).shape == (13,)  # of 10 environments, which play two each
     assert -2000 < returns.mean() < -600
 
 

@@ -99,6 +99,22 @@ def test_every_setting_is_explained(name):
 
 
 @each
+def test_a_setting_has_an_effect_or_is_refused(name, monkeypatch):
+    recipe, config = RECIPES[name]
+    read: set[str] = set()
+
+    class Noting(config):
+        def __getattribute__(self, key: str) -> Any:
+            read.add(key)
+            return super().__getattribute__(key)
+
+    monkeypatch.setattr("rlbook.recipes.base.check_settings", lambda *_: None)  # which reads all of them
+    monkeypatch.setitem(RECIPES, name, (recipe, Noting))
+    run(small(name))
+    assert {field.name for field in dataclasses.fields(config)} - read <= set(recipe.unused)
+
+
+@each
 def test_a_recipe_is_short(name):
     recipe: Any = RECIPES[name][0]
     module: Any = inspect.getmodule(recipe)
@@ -129,6 +145,19 @@ def test_actions_that_do_not_fit_are_explained_and_others_are_taken(name):
         ("sac", "learning_starts", -1, "learning_starts must be an integer of at least 0; got -1"),
         ("sac", "lr", -1.0, "lr must be a number from 0 on; got -1.0"),
         ("sac", "gamma", float("nan"), "gamma must be a number; got nan"),
+        ("ppg", "aux_lr", -1.0, "aux_lr must be a number from 0 on; got -1.0"),
+        ("sac", "lr_value", float("inf"), "lr_value must be a number from 0 on; got inf"),
+        ("dqn", "anneal", 2.0, r"anneal must be in \[0, 1\]; got 2.0. Pass for example anneal=0.5"),
+        ("dqn", "anneal", float("inf"), r"anneal must be in \[0, 1\]; got inf"),
+        ("crossq", "beta1", 2.0, r"beta1 must be in \[0, 0.999\]; got 2.0"),
+        ("sac_discrete", "entropy_share", -1.0, r"entropy_share must be in \[0, 1\]; got -1.0"),
+        ("recurrent_ppo", "num_cells", (-4,), r"num_cells\[0\] must be a positive integer; got -4"),
+        ("crossq", "critic_cells", (16, 16.0), r"critic_cells\[1\] must be a positive integer; got 16.0"),
+        ("ppo", "num_cells", 16, r"num_cells must be sizes of layers; got 16. Pass for example num_cells=\(64, 64\)"),
+        ("rainbow", "eps_end", 0.1, "eps_end must be left at 0.04; got 0.1. It has no effect in RainbowConfig"),
+        ("ppo_kl", "clip_eps", 0.1, "clip_eps must be left at 0.2; got 0.1. It has no effect in PPOKLConfig"),
+        ("crossq", "tau", 1.0, "tau must be left at 0.005; got 1.0"),
+        ("munchausen", "double", False, "double must be left at True; got False"),
         ("ppo", "device", "gpu", "device must be a device of torch; got 'gpu'"),
         ("r2d2", "cell", "rnn", "cell must be one of gru, lstm; got 'rnn'"),
     ],

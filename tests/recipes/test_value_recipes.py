@@ -38,7 +38,8 @@ def agent_of(name: str, env: str, **changes: Any) -> Any:
     }
     replay = {} if name == "pqn" else REPLAY
     grid = GRID if name in ("c51", "rainbow") else {}
-    return recipe(config(**{**common, **replay, **grid, **OWN.get(name, {}), **changes}))
+    settings = {**common, **replay, **grid, **OWN.get(name, {}), **changes}
+    return recipe(config(**{key: value for key, value in settings.items() if key not in recipe.unused}))
 
 
 @pytest.mark.parametrize("probe", PROBES)

@@ -189,6 +189,16 @@ def test_every_estimator_finds_the_value(fitted):
     assert "90% interval" in str(evaluate_offline(WORLD_DATA, fitted.policy, GAMMA, level=0.9))
 
 
+def test_what_completes_an_episode_is_no_return_of_the_data(fitted):
+    """The tail of a truncated episode is the target policy's value: no part of what the behaviour policy was paid."""
+    data = WORLD_DATA[:, :40].clone()
+    data["next", "truncated"][:, -1] = data["next", "done"][:, -1] = True
+    without = evaluate_offline(data, fitted.policy, GAMMA)
+    result = evaluate_offline(data, fitted.policy, GAMMA, fitted=fitted)
+    assert result.estimates["behavior"] == without.estimates["behavior"]
+    assert result.estimates["WPDIS"] != without.estimates["WPDIS"]
+
+
 def test_the_policy_that_acted_has_the_mean_return_of_the_data():
     result = evaluate_offline(WORLD_DATA, right_and_down(), GAMMA, interval="student-t")
     assert_close(result.mean_ratio, torch.ones_like(result.mean_ratio), rtol=0.0, atol=1e-5)
