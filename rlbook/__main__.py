@@ -122,14 +122,17 @@ def _patient(came: list[int]) -> Iterator[None]:
 
 def _add_fields(parser: argparse.ArgumentParser, config: Any, unused: Collection[str]) -> None:
     """Offer every field of a recipe's config as an option, but for those without effect."""
-    hints = get_type_hints(config)
+    from rlbook.recipes.settings import meanings_of
+
+    hints, meanings = get_type_hints(config), meanings_of(config)
     for field in dataclasses.fields(config):
         if field.name == "env" or field.name in unused:
             continue
         flag, default, hint = f"--{field.name.replace('_', '-')}", field.default, hints[field.name]
-        options: dict[str, Any] = {"default": default, "help": f"default {default}"}
+        meaning = meanings.get(field.name, "").replace("%", "%%").replace("``", "")
+        options: dict[str, Any] = {"default": default, "help": f"{meaning} (default {default})"}
         if isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=meaning)
         elif isinstance(default, tuple):
             kind = type(default[0])
             parser.add_argument(flag, type=KINDS.get(kind, kind), nargs="+", **options)

@@ -48,6 +48,7 @@ def test_help_lists_every_setting(capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(PPOConfig):
         assert field.name == "env" or f"--{field.name.replace('_', '-')}" in text
+    assert "Passes over each batch (default 20)" in " ".join(text.split())
 
 
 def test_help_leaves_out_what_has_no_effect(capsys):

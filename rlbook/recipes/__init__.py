@@ -22,6 +22,7 @@ from rlbook.recipes.redq import REDQ, REDQConfig
 from rlbook.recipes.reinforce import Reinforce, ReinforceConfig
 from rlbook.recipes.sac import SAC, SACConfig
 from rlbook.recipes.sac_discrete import SACDiscrete, SACDiscreteConfig
+from rlbook.recipes.settings import describe
 from rlbook.recipes.td3 import TD3, TD3Config
 from rlbook.recipes.tqc import TQC, TQCConfig
 from rlbook.recipes.trpo import TRPO, TRPOConfig
@@ -54,6 +55,10 @@ RECIPES = {
     "tqc": (TQC, TQCConfig),
 }
 """What ``python -m rlbook train NAME`` knows."""
+
+for _, config in RECIPES.values():
+    describe(config)
+del config
 
 __all__ = [
     "A2C",

@@ -392,7 +392,7 @@ def test_hyper_parameters_take_any_kind_of_number(cart_pole, pendulum):
     for number in (np.float32(0.1), torch.tensor(0.1), np.int64(1)):
         loss_fn.clip_eps = number
         assert loss_fn.clip_eps == torch.as_tensor(number, dtype=torch.float32)
-    with pytest.raises(ConfigError, match="clip_eps must be at least 0; got -5.0"):
+    with pytest.raises(ConfigError, match=r"clip_eps must be at least 0; got -5\.0"):
         loss_fn.clip_eps = torch.tensor(-5.0)
     with pytest.raises(
         ConfigError, match=r"value_clip must be a number from the start, to be changed; got None. Pass value_clip=0.2"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from rlbook.errors import ConfigError, SpecError
 from rlbook.recipes import PPO, RECIPES, PPOConfig
+from rlbook.recipes.settings import describe, meanings_of
 
 NATIVE = {"CartPole-v1": "CartPole"}
 SMALL: dict[str, Any] = {
@@ -84,18 +84,26 @@ def test_metrics_and_the_greedy_policy(name):
 
 @each
 def test_every_setting_is_explained(name):
-    """A string stands below each field, which is what a reader of the recipe sees."""
+    """A string stands below each field, for the reader of the recipe, and so in ``help`` and in Shift+Tab of a notebook."""
     _, config = RECIPES[name]
-    tree = ast.parse(inspect.getsource(config)).body[0]
-    assert isinstance(tree, ast.ClassDef)
-    body = tree.body
-    for place, node in enumerate(body):
-        if isinstance(node, ast.AnnAssign):
-            below = body[place + 1] if place + 1 < len(body) else None
-            explained = (
-                isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
-            )
-            assert explained, f"{config.__name__}.{ast.unparse(node.target)}"
+    meanings = meanings_of(config)
+    for field in dataclasses.fields(config):
+        assert len(meanings[field.name]) > 5
+        assert f"{field.name}: {meanings[field.name]} (default {field.default!r})" in config.__doc__
+
+
+def test_settings_of_a_cell_are_not_explained():
+    @dataclasses.dataclass
+    class Mine(PPOConfig):
+        """My own."""
+
+        extra: int = 3
+
+    Mine.__module__ = "__main__"
+    describe(Mine)
+    assert Mine.__doc__.startswith("My own.")
+    assert "extra:  (default 3)" in Mine.__doc__
+    assert "epochs: Passes over each batch (default 20)" in Mine.__doc__
 
 
 @each
