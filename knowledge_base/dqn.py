@@ -196,6 +196,7 @@ assert abs(promised - received) < 0.25
 # | [dqn_acrobot](../benchmarks/scores/README.md#dqn_acrobot) | Acrobot-v1 | 100,000 | 5 | -92.00 [-99.27, -87.54] | -85.26 [-90.81, -82.20] |
 # | [dqn_lunarlander](../benchmarks/scores/README.md#dqn_lunarlander) | LunarLander-v3 | 100,000 | 3 | 152.3 [41.20, 237.5] | 164.0 [38.01, 243.2] |
 # | [dqn_catch](../benchmarks/scores/README.md#dqn_catch) | Catch | 50,000 | 3 | 0.94 [0.94, 0.94] | 1.00 [1.00, 1.00] |
+# | [dqn_breakout](../benchmarks/scores/README.md#dqn_breakout) | Breakout | 1,000,000 | 1 | 11.41 | 19.78 |
 #
 # ## More
 #

@@ -152,13 +152,15 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 # | item | environment | frames | seeds | final return | greedy return |
 # | --- | --- | ---: | ---: | ---: | ---: |
 # | [ddpg_pendulum](../benchmarks/scores/README.md#ddpg_pendulum) | Pendulum-v1 | 20,000 | 2 | -179.4 [-183.3, -175.5] | -139.2 [-139.9, -138.4] |
-# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 3 | -175.1 [-189.3, -160.8] | -137.6 [-139.2, -136.8] |
+# | [td3_pendulum](../benchmarks/scores/README.md#td3_pendulum) | Pendulum-v1 | 20,000 | 4 | -182.3 [-203.0, -160.8] | -137.2 [-139.2, -136.8] |
 # | [sac_pendulum](../benchmarks/scores/README.md#sac_pendulum) | Pendulum-v1 | 20,000 | 2 | -154.0 [-171.8, -136.2] | -141.5 [-147.1, -135.9] |
 # | [tqc_pendulum](../benchmarks/scores/README.md#tqc_pendulum) | Pendulum-v1 | 20,000 | 2 | -170.2 [-170.6, -169.8] | -137.1 [-138.7, -135.4] |
 # | [ddpg_lqr](../benchmarks/scores/README.md#ddpg_lqr) | LQR | 20,000 | 3 | -1.16 [-1.66, -0.88] | -0.82 [-1.37, -0.52] |
 # | [sac_lqr](../benchmarks/scores/README.md#sac_lqr) | LQR | 20,000 | 1 | -0.52 | -0.47 |
 # | [sac_halfcheetah](../benchmarks/scores/README.md#sac_halfcheetah) | HalfCheetah-v5 | 1,000,000 | 1 | 11,902 | 12,553 |
+# | [sac_hopper](../benchmarks/scores/README.md#sac_hopper) | Hopper-v5 | 300,000 | 1 | 2,746 | 3,354 |
 # | [td3_hopper](../benchmarks/scores/README.md#td3_hopper) | Hopper-v5 | 300,000 | 1 | 1,638 | 1,738 |
+# | [tqc_hopper](../benchmarks/scores/README.md#tqc_hopper) | Hopper-v5 | 100,000 | 1 | 1,193 | 1,048 |
 # | [td3_walker2d](../benchmarks/scores/README.md#td3_walker2d) | Walker2d-v5 | 300,000 | 1 | 602.9 | 535.6 |
 #
 # ## More
