@@ -100,6 +100,8 @@ class Loss(nn.Module):
 
     def prepare(self, batch: TensorDictBase) -> dict[str, Tensor]:
         """Draw what a step needs: :meth:`draw`, and new noise for noisy layers."""
+        if not self._seen and not torch.compiler.is_compiling():
+            self._look(batch)
         if self._noisy is None:
             self._noisy = [module for module in self.modules() if hasattr(module, "resample")]
         for module in self._noisy:
@@ -112,6 +114,7 @@ class Loss(nn.Module):
 
         A target may be lazy where what it follows is not, after acting; and neither, after loading.
         """
+        self.check_batch(batch)
         self._check_values(self.entries(batch))
         if any(is_lazy(parameter) for _, parameter in super().named_parameters()):
             self._only = None

@@ -368,11 +368,12 @@ def test_off_policy_actor_critics_have_no_memory(loss, pendulum):
         loss(actor, make_qvalue(pendulum))
 
 
-def test_choices_outside_the_spec_and_inference_tensors_are_explained(cart_pole):
+@both
+def test_choices_outside_the_spec_and_inference_tensors_are_explained(compile, cart_pole):
     loss_fn, batch = DQNLoss(make_qvalue(cart_pole)), cart_pole.rollout(8)
     batch["action"] = batch["action"] + 6
     with pytest.raises(SpecError, match=r"batch\['action'\] must be in 0..1; got [67]..7"):
-        loss_fn(batch)
+        compile_update(loss_fn, adam(loss_fn.parameters()), compile=compile)(batch)
     with torch.inference_mode():
         batch = cart_pole.rollout(8)
     cart_pole.reset()
