@@ -242,7 +242,11 @@ def check_every(
     # what several terms train, such as a shared encoder, keeps the pace of the most frequent one
     pace = {parameter: min(every.get(term, 1) for term in terms) for parameter, terms in trained_by.items()}
     mixed = [{pace[p] for p in group["params"] if p in pace} for optimizer in optimizers for group in optimizer.param_groups]
-    kept = [any(pace[p] == period for p, terms in trained_by.items() if term in terms) for term, period in every.items()]
+    kept = [
+        any(pace[p] == period for p, terms in trained_by.items() if term in terms)
+        for term, period in every.items()
+        if term in live
+    ]
     if every and (any(len(periods) > 1 for periods in mixed) or not all(kept)):
         fix = "Pass for example Adam([{'params': loss_fn.actor.parameters()}, {'params': loss_fn.qvalue.parameters()}])"
         got = "a group that also holds others, or other terms that train them too"

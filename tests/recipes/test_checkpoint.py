@@ -201,7 +201,7 @@ def test_schedules_go_on(tmp_path):
 
 
 def test_a_module_inside_another_is_saved_once():
-    assert set(parts_of(PPO(SHORT))) == {"episodes", "loss_fn", "optimizer", "update", "collector"}
+    assert set(parts_of(PPO(SHORT))) == {"episodes", "estimator", "loss_fn", "optimizer", "update", "collector"}
     assert {"buffer", "optimizers.0", "loss_fn"} <= set(parts_of(Bandit(BanditConfig())))
 
 
