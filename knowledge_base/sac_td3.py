@@ -162,6 +162,7 @@ assert (action - 0.5 * signal).abs().max() < 0.25
 # | [td3_hopper](../benchmarks/scores/README.md#td3_hopper) | Hopper-v5 | 300,000 | 1 | 1,638 | 1,738 |
 # | [tqc_hopper](../benchmarks/scores/README.md#tqc_hopper) | Hopper-v5 | 100,000 | 1 | 1,193 | 1,048 |
 # | [td3_walker2d](../benchmarks/scores/README.md#td3_walker2d) | Walker2d-v5 | 300,000 | 1 | 602.9 | 535.6 |
+# | [tqc_walker2d](../benchmarks/scores/README.md#tqc_walker2d) | Walker2d-v5 | 100,000 | 1 | 580.3 | 534.7 |
 #
 # ## More
 #
