@@ -39,8 +39,9 @@ def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
         fix = 'Pass for example "CartPole"'
         raise ConfigError(explain("The name of an environment", "a text", repr(name), fix))
     name, arguments = _split(name)
-    found = getattr(native, name, None)
-    if isinstance(found, type) and issubclass(found, native.NativeEnv) and found is not native.NativeEnv:
+    classes = {each: getattr(native, each) for each in native.__all__ if each != "NativeEnv"}
+    natives = {each: found for each, found in classes.items() if issubclass(found, native.NativeEnv)}
+    if found := natives.get(name):
         _check(arguments, name, set(inspect.signature(found).parameters))
         return found(num_envs=num_envs, **arguments | kwargs)
     from rlbook.envs.libs.gym import GymEnv
@@ -49,10 +50,9 @@ def make_env(name: str, num_envs: int | None = None, **kwargs: Any) -> Env:
     try:
         return GymEnv(name, num_envs, **arguments | kwargs)
     except UnknownEnvError as error:
-        known = {each.lower(): each for each in native.__all__ if issubclass(getattr(native, each), native.NativeEnv)}
-        known.pop("nativeenv")
+        known = {each.lower(): each for each in natives}
         near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)]
-        hint = f"Or did you mean the native {near[0]}?" if near else f"Native ones are {', '.join(sorted(known.values()))}."
+        hint = f"Or did you mean the native {near[0]}?" if near else f"Native ones are {', '.join(sorted(natives))}."
         raise UnknownEnvError(f"{error} {hint}") from None
     except TypeError as error:  # how Gymnasium says that the environment does not know an argument
         if not arguments:

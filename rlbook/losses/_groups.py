@@ -235,8 +235,10 @@ def check_every(
             got, fix = repr(term), "Name a term, for example loss_actor"
             raise ConfigError(explain("every", f"periods of {sorted(loss_fn.trains)}", got, fix))
         check_count(f"every[{term!r}]", period, example=2)
+    if not every:
+        return
     live = frozenset().union(*trained_by.values())  # a fixed temperature has no term, for example
-    if every and every.keys() >= live:
+    if every.keys() >= live:
         fix = "Leave one out; call the update less often to delay them all"
         raise ConfigError(explain("every", f"some of {sorted(live)}", "all of them", fix))
     # what several terms train, such as a shared encoder, keeps the pace of the most frequent one
@@ -247,7 +249,7 @@ def check_every(
         for term, period in every.items()
         if term in live
     ]
-    if every and (any(len(periods) > 1 for periods in mixed) or not all(kept)):
+    if any(len(periods) > 1 for periods in mixed) or not all(kept):
         fix = "Pass for example Adam([{'params': loss_fn.actor.parameters()}, {'params': loss_fn.qvalue.parameters()}])"
         got = "a group that also holds others, or other terms that train them too"
         raise ConfigError(explain(f"The parameters of {sorted(every)}", "a parameter group of their own", got, fix))

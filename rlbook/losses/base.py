@@ -207,9 +207,9 @@ class Loss(nn.Module):
         return next((parameter.device for parameter in self.parameters()), None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        held = {**self.__dict__.get("_buffers", {}), **self.__dict__.get("_parameters", {})}
+        held: Any = next((own for kind in ("_buffers", "_parameters") if name in (own := self.__dict__.get(kind, {}))), None)
         number = value.item() if type(value) is Tensor and not value.ndim and not value.requires_grad else value
-        if name not in held or not isinstance(number, Real):
+        if held is None or not isinstance(number, Real):
             super().__setattr__(name, value)
             return
         if held[name] is None:

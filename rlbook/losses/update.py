@@ -470,10 +470,10 @@ class Update:
         return joint(norms)
 
 
-def leaves_of(entries: Mapping[Key, Any]) -> dict[Key, Tensor]:
+def leaves_of(entries: dict[Key, Any]) -> dict[Key, Tensor]:
     """Return the tensors of a batch by key; actions may be dictionaries of them."""
     if all(isinstance(value, Tensor) for value in entries.values()):
-        return dict(entries)
+        return entries
     found: dict[Key, Tensor] = {}
     for key, value in entries.items():
         parts = value.items(True, True) if isinstance(value, TensorDictBase) else [((), value)]

@@ -360,12 +360,13 @@ class RewardNorm(Transform):
 
     def _scale_eagerly(self, reward: Tensor) -> Tensor:
         """The same with NumPy, whose calls cost less."""
+        given = reward.numpy()
         if not self.frozen:
             total = self._return.numpy()
             total *= self.gamma
-            total += reward.numpy()
+            total += given
             self.moments.update_array(total, 1.0)
-        unit = np.asarray(reward.numpy() / self.moments.scale_array(self.eps), reward.numpy().dtype)
+        unit = np.asarray(given / self.moments.scale_array(self.eps), given.dtype)
         return torch.from_numpy(unit).clamp_(-self.clip, self.clip)
 
     def state_dict(self) -> dict[str, Tensor]:
